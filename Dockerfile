@@ -12,6 +12,7 @@ RUN cargo build --release --locked --bin tallow \
  && strip --strip-debug /out/tallow
 
 FROM nvidia/cuda:13.0.1-devel-ubuntu24.04 AS build-cuda
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential ca-certificates pkg-config \
  && rm -rf /var/lib/apt/lists/*
@@ -31,7 +32,7 @@ RUN userdel --remove ubuntu \
  && install -d -o tallow -g tallow /data
 COPY --from=build-cuda /out/tallow /usr/local/bin/tallow
 COPY scripts/healthcheck.sh /usr/local/bin/tallow-healthcheck
-USER tallow
+USER 1000:1000
 WORKDIR /data
 VOLUME /data
 EXPOSE 7860 8000
@@ -44,7 +45,7 @@ RUN useradd --uid 1000 --create-home --shell /usr/sbin/nologin tallow \
  && install -d -o tallow -g tallow /data
 COPY --from=build-cpu /out/tallow /usr/local/bin/tallow
 COPY scripts/healthcheck.sh /usr/local/bin/tallow-healthcheck
-USER tallow
+USER 1000:1000
 WORKDIR /data
 VOLUME /data
 EXPOSE 7860 8000

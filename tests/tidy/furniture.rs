@@ -36,7 +36,7 @@ fn dockerfile(file: &File) -> Vec<String> {
             continue;
         };
         for wanted in [
-            "USER tallow",
+            "USER 1000:1000",
             "VOLUME /data",
             "EXPOSE 7860 8000",
             "HEALTHCHECK ",
@@ -144,7 +144,7 @@ fn the_images_are_sound() {
     let real = files::read("Dockerfile");
     must_hold(&[files::read("Dockerfile")], dockerfile);
     let planted = [
-        ("USER tallow\n", "", "lacks \"USER tallow\""),
+        ("USER 1000:1000\n", "", "lacks \"USER 1000:1000\""),
         ("HEALTHCHECK ", "# HEALTHCHECK ", "lacks \"HEALTHCHECK \""),
         (
             "--from=build-cpu /out",
