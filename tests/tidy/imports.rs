@@ -13,13 +13,20 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule {
         zone: "crates/run/src/",
-        words: &["candle_core", "tokio", "engine::", "axum", "sqlx", "tallow"],
+        words: &[
+            "candle_core",
+            "tokio",
+            "engine::",
+            "axum",
+            "sqlx",
+            "tallow::",
+        ],
         why: "`run` is what two processes agree on: nothing of ours, no runtime, no tensors",
     },
     Rule {
         zone: "crates/engine/src/",
         words: &[
-            "tokio", "axum", "sqlx", "askama", "tracing", "clap", "tallow",
+            "tokio", "axum", "sqlx", "askama", "tracing", "clap", "tallow::",
         ],
         why: "the engine lives without the web",
     },
@@ -85,6 +92,25 @@ const RULES: &[Rule] = &[
 /// The only files of the root package that may name `engine`.
 const USES_ENGINE: &[&str] = &["src/worker.rs", "src/cli.rs", "src/cli/"];
 
+/// (word, the only files of the program that may name it, why).
+const SOLE_USERS: &[(&str, &[&str], &str)] = &[
+    (
+        "engine::",
+        USES_ENGINE,
+        "only worker and cli name the engine",
+    ),
+    (
+        "SystemTime::now",
+        &["src/clock.rs", "crates/run/src/"],
+        "ask the Clock",
+    ),
+    (
+        "Command::new",
+        &["src/jobs/", "src/cli.rs", "src/cli/"],
+        "only jobs starts processes",
+    ),
+];
+
 /// A string that starts like this, whatever its case, is SQL.
 const SQL: &[&str] = &[
     "\"select ",
@@ -127,18 +153,22 @@ fn direction(file: &File) -> Vec<String> {
     complaints
 }
 
-fn engine_users(file: &File) -> Vec<String> {
-    let allowed = USES_ENGINE.iter().any(|start| file.path.starts_with(start));
-    if !file.path.starts_with("src/") || allowed {
+fn sole_users(file: &File) -> Vec<String> {
+    if !file.path.starts_with("src/") && !file.path.starts_with("crates/") {
         return vec![];
     }
-    let lines = file
-        .code()
-        .into_iter()
-        .filter(|(_, line)| names(line, "engine::"));
-    lines
-        .map(|(number, _)| file.at(number, "names `engine`: only worker and cli may"))
-        .collect()
+    let mut complaints = Vec::new();
+    for (word, users, why) in SOLE_USERS {
+        if users.iter().any(|start| file.path.starts_with(start)) {
+            continue;
+        }
+        let lines = file
+            .code()
+            .into_iter()
+            .filter(|(_, line)| names(line, word));
+        complaints.extend(lines.map(|(number, _)| file.at(number, &format!("`{word}`: {why}"))));
+    }
+    complaints
 }
 
 /// SQL text stands in `src/db` and `migrations` only.
@@ -227,15 +257,29 @@ fn imports_follow_the_arrows() {
 }
 
 #[test]
-fn only_the_worker_and_the_cli_name_the_engine() {
-    must_hold(&files::rust(), engine_users);
-    must_fail(
-        engine_users,
-        "src/clock.rs",
-        "use engine::train;\n",
-        "only worker and cli",
-    );
-    must_pass(engine_users, "src/worker.rs", "use engine::train;\n");
+fn some_things_have_one_user() {
+    must_hold(&files::rust(), sole_users);
+    let planted = [
+        (
+            "src/clock.rs",
+            "use engine::train;\n",
+            "only worker and cli",
+        ),
+        (
+            "src/worker.rs",
+            "let now = SystemTime::now();\n",
+            "ask the Clock",
+        ),
+        (
+            "src/web/run.rs",
+            "let child = Command::new(\"sh\");\n",
+            "only jobs starts",
+        ),
+    ];
+    for (path, text, expected) in planted {
+        must_fail(sole_users, path, text, expected);
+    }
+    must_pass(sole_users, "src/worker.rs", "use engine::train;\n");
 }
 
 #[test]
