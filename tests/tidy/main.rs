@@ -8,6 +8,7 @@ mod files;
 mod furniture;
 mod imports;
 mod licences;
+mod readme;
 mod source;
 mod templates;
 

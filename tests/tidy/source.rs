@@ -38,11 +38,7 @@ fn function_length(file: &File) -> Vec<String> {
         }
         let ends = |line: &&str| line.len() > depth && line[depth..].starts_with('}');
         let closes = |line: &&str| line.trim_start().len() + depth == line.len() && ends(line);
-        let body = lines[number - 1..]
-            .iter()
-            .position(|line| closes(line))
-            .unwrap_or(0)
-            + 1;
+        let body = lines[number - 1..].iter().position(closes).unwrap_or(0) + 1;
         if body > LONGEST_FUNCTION {
             complaints.push(file.at(number, &format!("a function of {body} lines")));
         }
