@@ -102,12 +102,17 @@ impl RunDir {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            let step = name.to_str().and_then(|name| name.strip_prefix("checkpoint-"));
+            let step = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("checkpoint-"));
             let step = step.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
             if let Some(step) = step.and_then(|digits| digits.parse().ok())
                 && entry.path().is_dir()
             {
-                found.push(Checkpoint { step, path: entry.path() });
+                found.push(Checkpoint {
+                    step,
+                    path: entry.path(),
+                });
             }
         }
         found.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.step));

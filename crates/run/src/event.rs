@@ -155,32 +155,54 @@ impl Body {
     /// A phase without a count.
     #[must_use]
     pub const fn phase(phase: Phase) -> Self {
-        Self::Phase { phase, done: None, total: None }
+        Self::Phase {
+            phase,
+            done: None,
+            total: None,
+        }
     }
 
     /// A phase that has come `done` of `total` units.
     #[must_use]
     pub const fn progress(phase: Phase, done: u64, total: u64) -> Self {
-        Self::Phase { phase, done: Some(done), total: Some(total) }
+        Self::Phase {
+            phase,
+            done: Some(done),
+            total: Some(total),
+        }
     }
 
     /// A notice that is good to know.
     #[must_use]
     pub fn info(text: impl Into<String>) -> Self {
-        Self::Notice { level: Level::Info, text: text.into() }
+        Self::Notice {
+            level: Level::Info,
+            text: text.into(),
+        }
     }
 
     /// A notice about something that is probably not what was meant.
     #[must_use]
     pub fn warn(text: impl Into<String>) -> Self {
-        Self::Notice { level: Level::Warn, text: text.into() }
+        Self::Notice {
+            level: Level::Warn,
+            text: text.into(),
+        }
     }
 
     /// Measured values; what is not finite becomes `None`.
     #[must_use]
     pub fn metric(step: u64, total_steps: u64, epoch: f64, values: &[(&str, f64)]) -> Self {
-        let values = values.iter().map(|(key, value)| ((*key).to_owned(), finite(*value))).collect();
-        Self::Metric { step, total_steps, epoch, values }
+        let values = values
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), finite(*value)))
+            .collect();
+        Self::Metric {
+            step,
+            total_steps,
+            epoch,
+            values,
+        }
     }
 
     /// True where the line must be on disk before the worker goes on.
@@ -188,8 +210,10 @@ impl Body {
     pub const fn must_be_durable(&self) -> bool {
         matches!(
             self,
-            Self::Phase { phase: Phase::Saving | Phase::Finalizing, .. }
-                | Self::Checkpoint { .. }
+            Self::Phase {
+                phase: Phase::Saving | Phase::Finalizing,
+                ..
+            } | Self::Checkpoint { .. }
                 | Self::Rewound { .. }
                 | Self::Exit { .. }
         )

@@ -13,8 +13,12 @@
 //! * [`runfile`] - run.json, the frozen start of a run.
 //! * [`exit`] - what a worker's exit code means.
 
+#[macro_use]
+pub mod fields;
+
 pub mod atomic;
 pub mod checkpoint;
+pub mod config;
 pub mod control;
 pub mod dir;
 pub mod event;

@@ -35,7 +35,10 @@ impl Tail {
     /// Starts at a byte offset: 0, or the `offset` of the last batch that was stored.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, offset: u64) -> Self {
-        Self { path: path.into(), offset }
+        Self {
+            path: path.into(),
+            offset,
+        }
     }
 
     /// The byte offset of the next read.
@@ -51,7 +54,10 @@ impl Tail {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&mut self) -> io::Result<Batch> {
-        let mut batch = Batch { offset: self.offset, ..Batch::default() };
+        let mut batch = Batch {
+            offset: self.offset,
+            ..Batch::default()
+        };
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(batch),
@@ -66,7 +72,10 @@ impl Tail {
             batch.offset = self.offset;
             return Ok(batch);
         };
-        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in bytes
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
             match serde_json::from_slice(line) {
                 Ok(event) => batch.events.push(event),
                 Err(_) => batch.skipped += 1,
