@@ -1,0 +1,4 @@
+//! Models: what they are made of, and how they are read and written.
+
+pub mod config;
+pub mod rope_freq;
