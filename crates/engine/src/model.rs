@@ -1,0 +1,6 @@
+//! Models: what they are made of, and how they are read and written.
+
+pub mod config;
+pub mod params;
+pub mod rope_freq;
+pub mod weights;
