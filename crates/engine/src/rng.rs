@@ -39,14 +39,23 @@ impl Stream {
     #[must_use]
     pub fn new(seed: u64, purpose: Purpose, step: u64, layer: u32) -> Self {
         let mixed = splitmix(seed ^ (u64::from(purpose as u32) << 56));
-        Self { key: [mixed as u32, (mixed >> 32) as u32], step, layer }
+        Self {
+            key: [mixed as u32, (mixed >> 32) as u32],
+            step,
+            layer,
+        }
     }
 
     /// The four 32-bit words of block `index`.
     #[must_use]
     pub fn block(&self, index: u32) -> [u32; 4] {
         philox(
-            [index, self.layer, self.step as u32, (self.step >> 32) as u32],
+            [
+                index,
+                self.layer,
+                self.step as u32,
+                (self.step >> 32) as u32,
+            ],
             self.key,
         )
     }
@@ -107,7 +116,10 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
             (a >> 32) as u32 ^ counter[3] ^ key[1],
             a as u32,
         ];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        key = [
+            key[0].wrapping_add(0x9E37_79B9),
+            key[1].wrapping_add(0xBB67_AE85),
+        ];
     }
     counter
 }
@@ -150,9 +162,18 @@ mod tests {
         let mean = u.iter().map(|v| f64::from(*v)).sum::<f64>() / u.len() as f64;
         assert!(mean.abs() < 0.02, "{mean}");
         let one = Stream::new(1, Purpose::LoraDropout, 3, 4);
-        assert_ne!(one.block(0), Stream::new(1, Purpose::LoraDropout, 3, 5).block(0));
-        assert_ne!(one.block(0), Stream::new(1, Purpose::LoraDropout, 4, 4).block(0));
-        assert_ne!(one.block(0), Stream::new(2, Purpose::LoraDropout, 3, 4).block(0));
+        assert_ne!(
+            one.block(0),
+            Stream::new(1, Purpose::LoraDropout, 3, 5).block(0)
+        );
+        assert_ne!(
+            one.block(0),
+            Stream::new(1, Purpose::LoraDropout, 4, 4).block(0)
+        );
+        assert_ne!(
+            one.block(0),
+            Stream::new(2, Purpose::LoraDropout, 3, 4).block(0)
+        );
         assert_eq!(one.uniform(5), to_unit(one.block(1)[1]));
     }
 }

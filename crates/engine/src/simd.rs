@@ -51,7 +51,10 @@ pub fn max(a: &[f32]) -> f32 {
             lanes[l] = if x[l] > lanes[l] { x[l] } else { lanes[l] };
         }
     }
-    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m })
+    lanes
+        .iter()
+        .chain(tail)
+        .fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m })
 }
 
 /// Sum of squares in f64, in sixteen lanes.
@@ -130,7 +133,10 @@ mod tests {
             let x = i as f32 * 0.01;
             let (got, want) = (f64::from(with_simd(|| f(x))), reference(f64::from(x)));
             let error = (got - want).abs() / want.abs().max(1e-30);
-            assert!(error < tolerance || (got - want).abs() < 1e-37, "{name}({x}): {got} {want}");
+            assert!(
+                error < tolerance || (got - want).abs() < 1e-37,
+                "{name}({x}): {got} {want}"
+            );
         }
     }
 

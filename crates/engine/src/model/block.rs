@@ -169,15 +169,29 @@ impl Block {
         want_dx: bool,
     ) -> Result<Option<Tensor>> {
         let p = pass.params;
-        let Saved { x_td, rstd_in, qk_raw, q, k, v, attention, attn_raw, x2_td, rstd_mlp, .. } =
-            saved;
+        let Saved {
+            x_td,
+            rstd_in,
+            qk_raw,
+            q,
+            k,
+            v,
+            attention,
+            attn_raw,
+            x2_td,
+            rstd_mlp,
+            ..
+        } = saved;
         // MLP branch.
         let d_branch = self.post_norm_backward(p, grads, 1, &dy_td, saved.mlp_raw.as_ref())?;
         let d_branch = d_branch.as_ref().unwrap_or(&dy_td);
         let da_ti = {
             let a_ti = self.gate.forward(&saved.gate_ti, &saved.up_ti)?;
             let down = &saved.down_lora;
-            required(self.down.backward(p, grads, &a_ti, down, d_branch, None, true, pass.mode)?)?
+            required(
+                self.down
+                    .backward(p, grads, &a_ti, down, d_branch, None, true, pass.mode)?,
+            )?
         };
         let (dgate, dup) = self.gate.backward(saved.gate_ti, saved.up_ti, &da_ti)?;
         drop(da_ti);
@@ -190,10 +204,19 @@ impl Block {
         let d_branch = self.post_norm_backward(p, grads, 0, &dx2, attn_raw.as_ref())?;
         let d_branch = d_branch.as_ref().unwrap_or(&dx2);
         let o_in = &attention.o_thk;
-        let d_o =
-            self.o.backward(p, grads, o_in, &saved.o_lora, d_branch, None, true, pass.mode)?;
+        let d_o = self.o.backward(
+            p,
+            grads,
+            o_in,
+            &saved.o_lora,
+            d_branch,
+            None,
+            true,
+            pass.mode,
+        )?;
         let (dq, dk, dv) =
-            self.attention.backward(&required(d_o)?, &q, &k, &v, &attention, pass.offsets)?;
+            self.attention
+                .backward(&required(d_o)?, &q, &k, &v, &attention, pass.offsets)?;
         drop((q, k, v, attention));
         let angles = &pass.angles[self.rope];
         let dq = angles.apply(dq, self.attention.head_dim, Direction::Backward)?;
@@ -214,7 +237,9 @@ impl Block {
     /// # Errors
     /// When shapes do not fit.
     pub fn queries(&self, pass: Pass<'_>, x_td: &Tensor) -> Result<(Tensor, KeysValues)> {
-        let (h, _) = self.norm.forward(x_td, pass.params.value(self.input_norm))?;
+        let (h, _) = self
+            .norm
+            .forward(x_td, pass.params.value(self.input_norm))?;
         let (q, k, v, _) = self.project(pass, &h)?;
         let (q, k, _) = self.norm_qk(pass.params, q, k)?;
         let angles = &pass.angles[self.rope];
@@ -233,7 +258,9 @@ impl Block {
         let x2 = add(self.post_norm(p, 0, branch)?.0, x_td)?;
         let (h, _) = self.norm.forward(&x2, p.value(self.mlp_norm))?;
         let (gate, up, _) = self.gate_up(pass, &h)?;
-        let (branch, _) = self.down.forward(p, &self.gate.forward(&gate, &up)?, pass.mode)?;
+        let (branch, _) = self
+            .down
+            .forward(p, &self.gate.forward(&gate, &up)?, pass.mode)?;
         add(self.post_norm(p, 1, branch)?.0, &x2)
     }
 
@@ -270,7 +297,12 @@ impl Block {
                 let (y, saved) = qkv.forward(pass.params, h, pass.mode)?;
                 let q_width = self.attention.heads * self.attention.head_dim;
                 let part = |from, width| columns(&y, from, width);
-                Ok((part(0, q_width)?, part(q_width, kv)?, part(q_width + kv, kv)?, vec![saved]))
+                Ok((
+                    part(0, q_width)?,
+                    part(q_width, kv)?,
+                    part(q_width + kv, kv)?,
+                    vec![saved],
+                ))
             }
         }
     }
@@ -300,11 +332,7 @@ impl Block {
         }
     }
 
-    fn gate_up(
-        &self,
-        pass: Pass<'_>,
-        h: &Tensor,
-    ) -> Result<(Tensor, Tensor, Vec<linear::Saved>)> {
+    fn gate_up(&self, pass: Pass<'_>, h: &Tensor) -> Result<(Tensor, Tensor, Vec<linear::Saved>)> {
         match &self.gate_up {
             GateUp::Split([gate, up]) => {
                 let (gate, a) = gate.forward(pass.params, h, pass.mode)?;
@@ -349,7 +377,9 @@ impl Block {
         q: Tensor,
         k: Tensor,
     ) -> Result<(Tensor, Tensor, Option<[(Tensor, Tensor); 2]>)> {
-        let Some([q_norm, k_norm]) = self.qk_norms else { return Ok((q, k, None)) };
+        let Some([q_norm, k_norm]) = self.qk_norms else {
+            return Ok((q, k, None));
+        };
         let (q_normed, q_rstd) = self.norm.forward(&q, p.value(q_norm))?;
         let (k_normed, k_rstd) = self.norm.forward(&k, p.value(k_norm))?;
         Ok((q_normed, k_normed, Some([(q, q_rstd), (k, k_rstd)])))
@@ -363,7 +393,8 @@ impl Block {
         dk: Tensor,
         raw: Option<&[(Tensor, Tensor); 2]>,
     ) -> Result<(Tensor, Tensor)> {
-        let (Some([q_norm, k_norm]), Some([(q, q_rstd), (k, k_rstd)])) = (self.qk_norms, raw) else {
+        let (Some([q_norm, k_norm]), Some([(q, q_rstd), (k, k_rstd)])) = (self.qk_norms, raw)
+        else {
             return Ok((dq, dk));
         };
         let zero = |like: &Tensor| Ok::<_, crate::error::Error>(like.zeros_like()?);
@@ -378,7 +409,9 @@ impl Block {
         which: usize,
         branch: Tensor,
     ) -> Result<(Tensor, Option<(Tensor, Tensor)>)> {
-        let Some(norms) = self.post_norms else { return Ok((branch, None)) };
+        let Some(norms) = self.post_norms else {
+            return Ok((branch, None));
+        };
         let (y, rstd) = self.norm.forward(&branch, p.value(norms[which]))?;
         Ok((y, Some((branch, rstd))))
     }
@@ -392,9 +425,19 @@ impl Block {
         dy: &Tensor,
         raw: Option<&(Tensor, Tensor)>,
     ) -> Result<Option<Tensor>> {
-        let (Some(norms), Some((x, rstd))) = (self.post_norms, raw) else { return Ok(None) };
+        let (Some(norms), Some((x, rstd))) = (self.post_norms, raw) else {
+            return Ok(None);
+        };
         let zero = dy.zeros_like()?;
-        Ok(Some(self.norm_backward(p, grads, norms[which], zero, dy, x, rstd)?))
+        Ok(Some(self.norm_backward(
+            p,
+            grads,
+            norms[which],
+            zero,
+            dy,
+            x,
+            rstd,
+        )?))
     }
 
     #[expect(clippy::too_many_arguments, reason = "one norm's operands")]

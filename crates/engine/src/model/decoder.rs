@@ -17,10 +17,10 @@ use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::ops::activation::Gate;
 use crate::ops::attention::Attention;
+use crate::ops::embedding;
 use crate::ops::head::{Head, Loss, WeightGrad, gather_rows, scatter_rows};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Angles;
-use crate::ops::embedding;
 use crate::rng::{Purpose, Stream};
 
 /// What the layers keep between forward and backward.
@@ -63,9 +63,9 @@ impl Decoder {
     pub fn new(config: ModelConfig, mut weights: Weights, device: &Device) -> Result<Self> {
         let mut params = Params::default();
         for spec in expected_params(&config) {
-            let data = weights.swap_remove(&spec.name).ok_or_else(|| {
-                Error::Internal(format!("weight `{}` was not loaded", spec.name))
-            })?;
+            let data = weights
+                .swap_remove(&spec.name)
+                .ok_or_else(|| Error::Internal(format!("weight `{}` was not loaded", spec.name)))?;
             let values = match data.data {
                 Data::F32(values) => Tensor::from_vec(values, data.shape, &Device::Cpu)?,
                 Data::Bf16(values) => Tensor::from_vec(values, data.shape, &Device::Cpu)?
@@ -110,10 +110,22 @@ impl Decoder {
             false => params.find("lm_head.weight")?,
         };
         let final_norm = params.find("model.norm.weight")?;
-        let blocks =
-            (0..config.num_hidden_layers).map(|l| block(&config, &params, norm, l)).collect::<Result<_>>()?;
-        let head = Head { softcap: config.final_logit_softcapping };
-        Ok(Self { config, params, blocks, embed, final_norm, lm_head, norm, head })
+        let blocks = (0..config.num_hidden_layers)
+            .map(|l| block(&config, &params, norm, l))
+            .collect::<Result<_>>()?;
+        let head = Head {
+            softcap: config.final_logit_softcapping,
+        };
+        Ok(Self {
+            config,
+            params,
+            blocks,
+            embed,
+            final_norm,
+            lm_head,
+            norm,
+            head,
+        })
     }
 
     /// The embedding's, the final norm's and the head's parameters (head = embedding when tied).
@@ -214,7 +226,10 @@ impl Decoder {
     /// # Errors
     /// When the shapes do not fit.
     pub fn final_hidden(&self, x_td: &Tensor) -> Result<Tensor> {
-        Ok(self.norm.forward(x_td, self.params.value(self.final_norm))?.0)
+        Ok(self
+            .norm
+            .forward(x_td, self.params.value(self.final_norm))?
+            .0)
     }
 
     /// Rotary tables for tokens at `positions`: full attention's, then the sliding window's where
@@ -227,13 +242,21 @@ impl Decoder {
             let (inv_freq, scaling) = inv_freq_at(rope, c.head_dim, c.max_position_embeddings, len);
             Angles::new(&inv_freq, scaling, positions)
         };
-        std::iter::once(&c.rope).chain(c.rope_local.as_ref()).map(table).collect()
+        std::iter::once(&c.rope)
+            .chain(c.rope_local.as_ref())
+            .map(table)
+            .collect()
     }
 
     /// What surrounds the layers in one pass over `batch`.
     #[must_use]
     pub fn pass<'a>(&'a self, batch: &'a Batch, angles: &'a [Angles], mode: Mode) -> Pass<'a> {
-        Pass { params: &self.params, offsets: &batch.offsets, angles, mode }
+        Pass {
+            params: &self.params,
+            offsets: &batch.offsets,
+            angles,
+            mode,
+        }
     }
 
     fn up(
@@ -275,7 +298,9 @@ impl Decoder {
             Some((dw, into)) => WeightGrad::To(dw, into),
             None => WeightGrad::None,
         };
-        let (loss, dh) = self.head.loss_and_grad(&h_nd, w_vd, &batch.targets, scale, to)?;
+        let (loss, dh) = self
+            .head
+            .loss_and_grad(&h_nd, w_vd, &batch.targets, scale, to)?;
         let dw = grads.summed(self.final_norm, w_norm)?;
         let zero = x_nd.zeros_like()?;
         let dx_nd = self.norm.backward(zero, dw, &dh, &x_nd, w_norm, &rstd)?;
@@ -295,7 +320,10 @@ impl Decoder {
             rest.split('.').next()?.parse::<usize>().ok()
         };
         let trained = self.params.iter().filter(|(_, p)| p.trainable);
-        trained.filter_map(|(_, p)| in_layer(&p.name)).min().unwrap_or(self.blocks.len())
+        trained
+            .filter_map(|(_, p)| in_layer(&p.name))
+            .min()
+            .unwrap_or(self.blocks.len())
     }
 
     fn embedding_scale(&self) -> f32 {
@@ -317,7 +345,11 @@ fn block(config: &ModelConfig, params: &Params, norm: RmsNorm, layer: usize) -> 
     let find = |name: &str| params.find(&format!("{at}.{name}.weight"));
     let linear = |name: &str| {
         let bias = params.find(&format!("{at}.{name}.bias")).ok();
-        Ok::<_, Error>(Linear { weight: find(name)?, bias, lora: None })
+        Ok::<_, Error>(Linear {
+            weight: find(name)?,
+            bias,
+            lora: None,
+        })
     };
     let gate = match config.activation {
         Activation::Silu => Gate::Silu,
@@ -335,16 +367,20 @@ fn block(config: &ModelConfig, params: &Params, norm: RmsNorm, layer: usize) -> 
     } else {
         let attn = |name| linear(&format!("self_attn.{name}"));
         let qkv = Qkv::Split([attn("q_proj")?, attn("k_proj")?, attn("v_proj")?]);
-        (qkv, GateUp::Split([linear("mlp.gate_proj")?, linear("mlp.up_proj")?]))
+        (
+            qkv,
+            GateUp::Split([linear("mlp.gate_proj")?, linear("mlp.up_proj")?]),
+        )
     };
     let mlp_norm = match config.post_norms {
         true => find("pre_feedforward_layernorm")?,
         false => find("post_attention_layernorm")?,
     };
     let post_norms = match config.post_norms {
-        true => {
-            Some([find("post_attention_layernorm")?, find("post_feedforward_layernorm")?])
-        }
+        true => Some([
+            find("post_attention_layernorm")?,
+            find("post_feedforward_layernorm")?,
+        ]),
         false => None,
     };
     let qk_norms = match config.qk_norm {

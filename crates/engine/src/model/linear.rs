@@ -71,7 +71,9 @@ impl Linear {
         if let Some(bias) = self.bias {
             y = add_row(y, params.value(bias))?;
         }
-        let Some(lora) = &self.lora else { return Ok((y, Saved::default())) };
+        let Some(lora) = &self.lora else {
+            return Ok((y, Saved::default()));
+        };
         let dropped = lora.drop(x_td, mode)?;
         let u = matmul::forward(dropped.as_ref().unwrap_or(x_td), params.value(lora.a))?;
         let y = matmul::forward_add(y, lora.scale, &u, params.value(lora.b))?;
@@ -158,7 +160,9 @@ impl Lora {
     /// x with elements dropped and the rest scaled by 1 / (1 - p); `None` = x itself. The same
     /// mask for every call in one micro-step.
     fn drop(&self, x_td: &Tensor, mode: Mode) -> Result<Option<Tensor>> {
-        let Mode::Train { seed, micro_step } = mode else { return Ok(None) };
+        let Mode::Train { seed, micro_step } = mode else {
+            return Ok(None);
+        };
         if self.dropout <= 0.0 {
             return Ok(None);
         }
@@ -166,15 +170,17 @@ impl Lora {
         let keep = 1.0 / (1.0 - self.dropout);
         let host = x_td.to_device(&candle_core::Device::Cpu)?;
         let mut out = view(&host)?.to_vec();
-        out.par_chunks_mut(CHUNK).enumerate().for_each(|(c, chunk)| {
-            for (i, four) in chunk.chunks_mut(4).enumerate() {
-                let words = stream.block((c * CHUNK / 4 + i) as u32);
-                for (x, word) in four.iter_mut().zip(words) {
-                    let u = (word >> 8) as f32 * (1.0 / 16_777_216.0);
-                    *x = if u < self.dropout { 0.0 } else { *x * keep };
+        out.par_chunks_mut(CHUNK)
+            .enumerate()
+            .for_each(|(c, chunk)| {
+                for (i, four) in chunk.chunks_mut(4).enumerate() {
+                    let words = stream.block((c * CHUNK / 4 + i) as u32);
+                    for (x, word) in four.iter_mut().zip(words) {
+                        let u = (word >> 8) as f32 * (1.0 / 16_777_216.0);
+                        *x = if u < self.dropout { 0.0 } else { *x * keep };
+                    }
                 }
-            }
-        });
+            });
         Ok(Some(from_vec(out, x_td.shape())?.to_device(x_td.device())?))
     }
 }
@@ -189,13 +195,15 @@ pub fn add(y: Tensor, x: &Tensor) -> Result<Tensor> {
     }
     let x = view(x)?;
     update(&y, |y| {
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-            crate::simd::with_simd(|| {
-                for (y, x) in y.iter_mut().zip(x) {
-                    *y += x;
-                }
+        y.par_chunks_mut(CHUNK)
+            .zip(x.par_chunks(CHUNK))
+            .for_each(|(y, x)| {
+                crate::simd::with_simd(|| {
+                    for (y, x) in y.iter_mut().zip(x) {
+                        *y += x;
+                    }
+                });
             });
-        });
     })?;
     Ok(y)
 }

@@ -90,15 +90,27 @@ pub fn attach_loaded(
 pub fn merge(decoder: &mut Decoder) -> Result<()> {
     for block in &mut decoder.blocks {
         for (_, linear) in block.linears_mut() {
-            let Some(lora) = linear.lora.take() else { continue };
+            let Some(lora) = linear.lora.take() else {
+                continue;
+            };
             let (a, b) = (decoder.params.value(lora.a), decoder.params.value(lora.b));
             let mut w = decoder.params.value(linear.weight).clone();
             let b_t = b.t()?.contiguous()?;
-            crate::ops::matmul::weight_grad(&mut w, crate::ops::matmul::Into::Add, lora.scale, &b_t, a)?;
+            crate::ops::matmul::weight_grad(
+                &mut w,
+                crate::ops::matmul::Into::Add,
+                lora.scale,
+                &b_t,
+                a,
+            )?;
         }
     }
-    let keep: Vec<_> =
-        decoder.params.iter().filter(|(_, p)| p.role != Role::Adapter).map(|(_, p)| p.clone()).collect();
+    let keep: Vec<_> = decoder
+        .params
+        .iter()
+        .filter(|(_, p)| p.role != Role::Adapter)
+        .map(|(_, p)| p.clone())
+        .collect();
     // Adapters were appended after the model's own parameters, so their ids stay valid.
     decoder.params = super::store::Params::from(keep);
     Ok(())
@@ -118,7 +130,11 @@ fn place(
     lora: &LoraConfig,
     mut values: impl FnMut(u32, &str, (usize, usize), bool) -> Result<Vec<f32>>,
 ) -> Result<Vec<String>> {
-    let device = decoder.params.iter().next().map_or(Device::Cpu, |(_, p)| p.value.device().clone());
+    let device = decoder
+        .params
+        .iter()
+        .next()
+        .map_or(Device::Cpu, |(_, p)| p.value.device().clone());
     let mut known: Vec<String> = Vec::new();
     let mut used: Vec<String> = Vec::new();
     let mut index = 0u32;
@@ -134,7 +150,11 @@ fn place(
                 used.push(name.to_owned());
             }
             let (out, inner) = decoder.params.value(linear.weight).dims2()?;
-            let part = if name.ends_with("_proj") && is_attention(name) { "self_attn" } else { "mlp" };
+            let part = if name.ends_with("_proj") && is_attention(name) {
+                "self_attn"
+            } else {
+                "mlp"
+            };
             let at = format!("base_model.model.model.layers.{l}.{part}.{name}");
             let mut push = |which: &str, shape: (usize, usize), low| {
                 let full = format!("{at}.lora_{which}.weight");
@@ -145,7 +165,13 @@ fn place(
             let a = push("A", (lora.rank, inner), true)?;
             let b = push("B", (out, lora.rank), false)?;
             let (scale, dropout) = (lora.scale(), lora.dropout);
-            linear.lora = Some(Lora { a, b, scale, dropout, layer: index });
+            linear.lora = Some(Lora {
+                a,
+                b,
+                scale,
+                dropout,
+                layer: index,
+            });
             index += 1;
         }
     }
@@ -153,7 +179,10 @@ fn place(
         None => Ok(used),
         Some(target) => Err(Error::input(
             format!("lora_target `{target}`"),
-            format!("names no linear layer of this model; known are: {}", known.join(", ")),
+            format!(
+                "names no linear layer of this model; known are: {}",
+                known.join(", ")
+            ),
         )),
     }
 }

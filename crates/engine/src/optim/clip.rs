@@ -20,7 +20,10 @@ pub fn grad_norm(params: &Params, grads: &Grads) -> Result<f64> {
             continue;
         }
         let g = view(grad)?;
-        let parts: Vec<f64> = g.par_chunks(CHUNK).map(|c| with_simd(|| sum_sq(c))).collect();
+        let parts: Vec<f64> = g
+            .par_chunks(CHUNK)
+            .map(|c| with_simd(|| sum_sq(c)))
+            .collect();
         total += parts.iter().sum::<f64>();
     }
     Ok(total.sqrt())
