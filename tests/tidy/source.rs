@@ -32,7 +32,7 @@ fn function_length(file: &File) -> Vec<String> {
     for (number, line) in file.code() {
         let depth = line.len() - line.trim_start().len();
         let opens = line.trim_start().split('(').next().unwrap_or("");
-        let is_function = names(opens, "fn") && !opens.contains(['"', '=', '|']);
+        let is_function = names(opens, "fn ") && !opens.contains(['"', '=', '|']);
         if !is_function || line.ends_with(';') || line.ends_with('}') {
             continue;
         }
