@@ -133,6 +133,11 @@ fn one(arch: Arch, top: Fields, own: Fields, theta: f64, max_positions: usize) -
     if partial_rotary_factor > 1.0 {
         return Err(own.error("partial_rotary_factor", "must not be above 1"));
     }
+    if partial_rotary_factor != 1.0 && arch != Arch::Phi3 {
+        // transformers' code for these architectures rotates the whole head whatever this says.
+        let why = format!("{} models rotate the whole head", arch.model_type());
+        return Err(own.error("partial_rotary_factor", why));
+    }
     let theta = own.positive("rope_theta")?.unwrap_or(theta);
     let name = match own.text("rope_type")? {
         Some(name) => name,
