@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::Arch;
 use super::fields::Fields;
 use crate::error::Result;
+use crate::model::brief;
 
 /// A rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,7 +146,7 @@ fn one(arch: Arch, top: Fields, own: Fields, theta: f64, max_positions: usize) -
     };
     let need = |field: &str| {
         own.positive(field)?
-            .ok_or_else(|| own.error(field, format!("missing for rope type {name}")))
+            .ok_or_else(|| own.error(field, format!("missing for rope type {}", brief(name))))
     };
     let original = || -> Result<usize> {
         let field = "original_max_position_embeddings";
@@ -182,7 +183,8 @@ fn one(arch: Arch, top: Fields, own: Fields, theta: f64, max_positions: usize) -
         },
         other => {
             let why = format!(
-                "rope type {other:?} is not known here; known are default, linear, dynamic, yarn, llama3"
+                "rope type {} is not known here; known are default, linear, dynamic, yarn, llama3",
+                brief(other)
             );
             return Err(own.error("rope_type", why));
         }

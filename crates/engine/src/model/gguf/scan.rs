@@ -10,6 +10,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Content;
 
 use crate::error::{Error, Result};
+use crate::model::brief;
 
 /// Elements of all arrays together; candle spends 32 bytes on each.
 const MAX_ELEMENTS: u64 = 1 << 24;
@@ -36,7 +37,7 @@ pub(super) fn read(path: &Path, file: &mut File) -> Result<Content> {
     file.rewind().map_err(|e| Error::io("read", path, e))?;
     let mut header = vec![0; usize::try_from(end).unwrap_or_default()];
     file.read_exact(&mut header).map_err(|e| Error::io("read", path, e))?;
-    Content::read(&mut Cursor::new(header)).map_err(|e| bad(e.to_string()))
+    Content::read(&mut Cursor::new(header)).map_err(|e| bad(brief(e)))
 }
 
 enum Stop {
@@ -87,16 +88,16 @@ impl Scan<'_> {
                 self.value(kind)?;
             }
             if let Some(key) = keys.replace(key) {
-                return damaged(format!("metadata key {} is there twice", String::from_utf8_lossy(&key)));
+                return damaged(format!("metadata key {} is there twice", label(&key)));
             }
         }
         let mut names = BTreeSet::new();
         let mut end_of_data = 0;
         for _ in 0..tensors {
             let name = self.string("a tensor name")?;
-            end_of_data = end_of_data.max(self.tensor(&String::from_utf8_lossy(&name))?);
+            end_of_data = end_of_data.max(self.tensor(&label(&name))?);
             if let Some(name) = names.replace(name) {
-                return damaged(format!("tensor {} is there twice", String::from_utf8_lossy(&name)));
+                return damaged(format!("tensor {} is there twice", label(&name)));
             }
         }
         let start = self.at.div_ceil(self.alignment) * self.alignment;
@@ -241,4 +242,9 @@ fn dtype(code: u32) -> Option<GgmlDType> {
         30 => GgmlDType::BF16,
         _ => return None,
     })
+}
+
+/// A name from the file, for an error.
+fn label(name: &[u8]) -> String {
+    brief(String::from_utf8_lossy(name))
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{ARCHS, Gguf, Meta, names};
 use crate::error::Result;
+use crate::model::brief;
 use crate::model::config::{Arch, ModelConfig, Rope, RopeKind};
 use crate::model::rope_freq;
 
@@ -88,7 +89,7 @@ fn architecture(meta: Meta<'_>) -> Result<(&'static str, Arch)> {
     let name = meta.text(key)?.ok_or_else(|| meta.error(key, "missing from the metadata"))?;
     ARCHS.into_iter().find(|(known, _)| *known == name).ok_or_else(|| {
         let known: Vec<_> = ARCHS.iter().map(|(known, _)| *known).collect();
-        meta.error(key, format!("{name:?} is not supported; known are {}", known.join(", ")))
+        meta.error(key, format!("{} is not supported; known are {}", brief(name), known.join(", ")))
     })
 }
 
@@ -111,7 +112,7 @@ fn scaling(meta: Meta, prefix: &str) -> Result<Value> {
             }
             Ok(out)
         }
-        Some(other) => Err(meta.error(&key("type"), format!("{other:?} is not supported"))),
+        Some(other) => Err(meta.error(&key("type"), format!("{} is not supported", brief(other)))),
     }
 }
 
