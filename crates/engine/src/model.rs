@@ -1,9 +1,14 @@
-//! Models: what they are made of, and how they are read and written.
+//! Models: what they are made of, how they compute, and how they are read and written.
 
+pub mod block;
 pub mod config;
+pub mod decoder;
 pub mod gguf;
+pub mod linear;
+pub mod lora;
 pub mod params;
 pub mod rope_freq;
+pub mod store;
 pub mod weights;
 
 /// Text from a file that may be damaged, fit for an error of one line: control characters are
