@@ -255,5 +255,5 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     serde_json::from_slice(&bytes)
-        .map_err(|e| Error::input(path.display().to_string(), format!("not valid JSON: {e}")))
+        .map_err(|e| Error::input(path.display().to_string(), format!("not valid JSON: {}", super::brief(e))))
 }
