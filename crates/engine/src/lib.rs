@@ -8,9 +8,12 @@
 
 pub mod batch;
 pub mod error;
+pub mod eval;
+pub mod generate;
 pub mod model;
 pub mod ops;
 pub mod optim;
 pub mod rng;
 pub mod simd;
+pub mod step;
 pub mod tensor;

@@ -196,7 +196,7 @@ fn load_model(
             }
             loaded.weights
         }
-        (ModelLocation::Gguf(file), _) => Gguf::open(file)?.weights(&model_config, Dtype::F32)?,
+        (ModelLocation::Gguf(file), _) => Gguf::open(file)?.read(&model_config, Dtype::F32)?.weights,
     };
     let mut decoder = match weights.is_empty() {
         true => Decoder::from_scratch(model_config, config.seed, &Device::Cpu)?,

@@ -30,7 +30,10 @@ pub fn cpu_features() -> Vec<String> {
             ("avx2", std::arch::is_x86_feature_detected!("avx2")),
             ("fma", std::arch::is_x86_feature_detected!("fma")),
             ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-            ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
+            (
+                "avx512bf16",
+                std::arch::is_x86_feature_detected!("avx512bf16"),
+            ),
         ];
         found.extend(known.iter().filter(|k| k.1).map(|k| k.0.to_owned()));
     }
