@@ -1,13 +1,17 @@
 //! Models: what they are made of, how they compute, and how they are read and written.
 
+pub mod adapter_file;
 pub mod block;
 pub mod config;
 pub mod decoder;
 pub mod gguf;
+pub mod gguf_tokenizer;
+pub mod hub;
 pub mod linear;
 pub mod lora;
 pub mod params;
 pub mod rope_freq;
+pub mod save;
 pub mod store;
 pub mod weights;
 

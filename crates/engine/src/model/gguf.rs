@@ -17,7 +17,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo};
 use rayon::prelude::*;
 
-pub(crate) use meta::Meta;
+pub(crate) use meta::{Meta, whole};
 
 use super::config::{Arch, ModelConfig};
 use super::params::{ParamSpec, expected_params};
