@@ -79,23 +79,31 @@ pub fn split(n: usize, hold_out: HoldOut, seed: u64) -> Result<(Vec<usize>, Vec<
     Ok((train, order))
 }
 
-/// Row numbers for `num_samples`: a random permutation, topped up with repeats where more are asked for than exist
-/// (`numpy.random.seed(seed)`, then `permutation` and `choice`).
-pub fn sample(n: usize, wanted: usize, seed: u64) -> Vec<usize> {
-    if n == 0 {
-        return Vec::new();
+/// Draws `num_samples` rows of each dataset, one dataset after the other, as `numpy.random.seed(seed)` followed by
+/// `permutation` and `choice` does.
+pub struct Sampler(Mt19937);
+
+impl Sampler {
+    /// A sampler for a run's seed.
+    pub fn new(seed: u64) -> Self {
+        Self(Mt19937::new(seed as u32))
     }
-    let mut rng = Mt19937::new(seed as u32);
-    let mut rows: Vec<usize> = (0..n).collect();
-    for i in (1..n).rev() {
-        let j = rng.masked_below_or_equal(i as u32) as usize;
-        rows.swap(i, j);
+
+    /// `wanted` of `n` row numbers: a random permutation, topped up with repeats where more are asked for than exist.
+    pub fn draw(&mut self, n: usize, wanted: usize) -> Vec<usize> {
+        if n == 0 {
+            return Vec::new();
+        }
+        let mut rows: Vec<usize> = (0..n).collect();
+        for i in (1..n).rev() {
+            rows.swap(i, self.0.masked_below_or_equal(i as u32) as usize);
+        }
+        rows.truncate(wanted);
+        while rows.len() < wanted {
+            rows.push(self.0.masked_below_or_equal(n as u32 - 1) as usize);
+        }
+        rows
     }
-    rows.truncate(wanted);
-    while rows.len() < wanted {
-        rows.push(rng.masked_below_or_equal(n as u32 - 1) as usize);
-    }
-    rows
 }
 
 /// How several datasets become one (`mix_strategy`).
