@@ -44,7 +44,7 @@ pub fn permutation(n: usize, seed: u64) -> Vec<usize> {
     let mut rng = Pcg64::new(seed);
     let mut order: Vec<usize> = (0..n).collect();
     for i in (1..n).rev() {
-        let j = rng.below_or_equal(i as u64) as usize;
+        let j = rng.masked_below_or_equal(i as u64) as usize;
         order.swap(i, j);
     }
     order

@@ -44,41 +44,19 @@ impl Pcg64 {
         (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// A number in `0..=max` by Lemire's method (32-bit where `max` fits, as numpy chooses).
-    pub fn below_or_equal(&mut self, max: u64) -> u64 {
+    /// A number in `0..=max`: bits masked to the next power of two and drawn again while too large, as numpy's shuffle
+    /// draws them.
+    pub fn masked_below_or_equal(&mut self, max: u64) -> u64 {
         if max == 0 {
             return 0;
         }
-        if max >= u64::from(u32::MAX) {
-            return self.wide_below_or_equal(max);
-        }
-        let count = max as u32 + 1;
-        let mut product = u64::from(self.next_u32()) * u64::from(count);
-        if (product as u32) < count {
-            let threshold = (u32::MAX - max as u32) % count;
-            while (product as u32) < threshold {
-                product = u64::from(self.next_u32()) * u64::from(count);
+        let mask = u64::MAX >> max.leading_zeros();
+        loop {
+            let bits = if max <= u64::from(u32::MAX) { u64::from(self.next_u32()) } else { self.next_u64() };
+            if bits & mask <= max {
+                return bits & mask;
             }
         }
-        product >> 32
-    }
-
-    fn wide_below_or_equal(&mut self, max: u64) -> u64 {
-        if max == u64::from(u32::MAX) {
-            return u64::from(self.next_u32());
-        }
-        if max == u64::MAX {
-            return self.next_u64();
-        }
-        let count = max + 1;
-        let mut product = u128::from(self.next_u64()) * u128::from(count);
-        if (product as u64) < count {
-            let threshold = (u64::MAX - max) % count;
-            while (product as u64) < threshold {
-                product = u128::from(self.next_u64()) * u128::from(count);
-            }
-        }
-        (product >> 64) as u64
     }
 
     fn step(&mut self) {
