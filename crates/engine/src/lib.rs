@@ -3,10 +3,12 @@
 //! - [`ops`]: the decoder's operations, each with both directions
 //! - [`model`]: configs, weights, the decoder, adapters, files
 //! - [`optim`]: optimisers, schedules, clipping
+//! - [`data`]: from dataset files to token ids
 //! - [`batch`]: rows of tokens laid end to end
 //! - [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
 
 pub mod batch;
+pub mod data;
 pub mod error;
 pub mod eval;
 pub mod generate;
