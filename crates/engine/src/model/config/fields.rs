@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::model::brief;
 
 /// A JSON object and where it came from. JSON null counts as absent.
 #[derive(Clone, Copy)]
@@ -103,14 +104,5 @@ impl<'a> Fields<'a> {
             Some(Value::Array(values)) => values.iter().map(id).collect(),
             Some(value) => Ok(vec![id(value)?]),
         }
-    }
-}
-
-/// A JSON value for an error message, cut to a readable length.
-fn brief(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(40) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text,
     }
 }

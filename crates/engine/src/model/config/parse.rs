@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::fields::Fields;
 use super::{Activation, Arch, Biases, ModelConfig, rope};
 use crate::error::{Error, Result};
+use crate::model::brief;
 
 const MAX_WIDTH: usize = 1 << 20;
 const MAX_LAYERS: usize = 1 << 12;
@@ -183,7 +184,10 @@ fn activation(arch: Arch, fields: Fields) -> Result<Activation> {
         "gelu" => Ok(Activation::Gelu),
         other => Err(fields.error(
             field,
-            format!("{other:?} is not known here; known are silu, gelu_pytorch_tanh, gelu"),
+            format!(
+                "{} is not known here; known are silu, gelu_pytorch_tanh, gelu",
+                brief(other)
+            ),
         )),
     }
 }
@@ -260,7 +264,10 @@ fn layer_types(
         Some("sliding_attention") => Ok(window),
         _ => Err(fields.error(
             "layer_types",
-            format!("{value} is not known here; known are full_attention, sliding_attention"),
+            format!(
+                "{} is not known here; known are full_attention, sliding_attention",
+                brief(value)
+            ),
         )),
     };
     types.iter().map(one).collect()
@@ -298,8 +305,9 @@ fn check(config: &ModelConfig, fields: Fields) -> Result<()> {
         return Err(Error::input(
             fields.source,
             format!(
-                "quantization_config: weights packed by {method} cannot be trained; use the \
-                 unquantised model, or a GGUF file"
+                "quantization_config: weights packed by {} cannot be trained; use the \
+                 unquantised model, or a GGUF file",
+                brief(method)
             ),
         ));
     }

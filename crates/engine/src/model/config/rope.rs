@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::Arch;
 use super::fields::Fields;
 use crate::error::Result;
+use crate::model::brief;
 
 /// A rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,6 +134,11 @@ fn one(arch: Arch, top: Fields, own: Fields, theta: f64, max_positions: usize) -
     if partial_rotary_factor > 1.0 {
         return Err(own.error("partial_rotary_factor", "must not be above 1"));
     }
+    if partial_rotary_factor != 1.0 && arch != Arch::Phi3 {
+        // transformers' code for these architectures rotates the whole head whatever this says.
+        let why = format!("{} models rotate the whole head", arch.model_type());
+        return Err(own.error("partial_rotary_factor", why));
+    }
     let theta = own.positive("rope_theta")?.unwrap_or(theta);
     let name = match own.text("rope_type")? {
         Some(name) => name,
@@ -140,7 +146,7 @@ fn one(arch: Arch, top: Fields, own: Fields, theta: f64, max_positions: usize) -
     };
     let need = |field: &str| {
         own.positive(field)?
-            .ok_or_else(|| own.error(field, format!("missing for rope type {name}")))
+            .ok_or_else(|| own.error(field, format!("missing for rope type {}", brief(name))))
     };
     let original = || -> Result<usize> {
         let field = "original_max_position_embeddings";
@@ -177,7 +183,8 @@ fn one(arch: Arch, top: Fields, own: Fields, theta: f64, max_positions: usize) -
         },
         other => {
             let why = format!(
-                "rope type {other:?} is not known here; known are default, linear, dynamic, yarn, llama3"
+                "rope type {} is not known here; known are default, linear, dynamic, yarn, llama3",
+                brief(other)
             );
             return Err(own.error("rope_type", why));
         }

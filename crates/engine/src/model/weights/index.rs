@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::shape_error;
 use crate::error::{Error, Result};
+use crate::model::brief;
 use crate::model::config::read_json;
 use crate::model::params::ParamSpec;
 
@@ -73,6 +74,7 @@ impl Index {
             if index.entries.get(name).map(|entry| entry.file)
                 != opened.get(shard.as_str()).copied()
             {
+                let name = brief(name);
                 let why = format!("weight_map puts tensor {name} into {shard}, which lacks it");
                 return Err(Error::input(list.display().to_string(), why));
             }
@@ -98,6 +100,7 @@ impl Index {
             };
             if let Some(old) = self.entries.get(&name) {
                 let other = self.files[old.file].0.display();
+                let name = brief(&name);
                 let why = format!("tensor {name} is also in {other}; each may be there once");
                 return Err(Error::input(path.display().to_string(), why));
             }
@@ -178,7 +181,7 @@ fn header(path: &Path, mut file: &File) -> Result<(u64, Metadata)> {
     let mut json = vec![b'{'; len as usize];
     file.read_exact(&mut json[1..]).map_err(io)?;
     let metadata: Metadata = serde_json::from_slice(&json)
-        .map_err(|e| bad(format!("damaged safetensors header: {e}")))?;
+        .map_err(|e| bad(format!("damaged safetensors header: {}", brief(e))))?;
     let expected = (8 + len).saturating_add(metadata.data_len() as u64);
     if expected != file_len {
         let why = match file_len < expected {
@@ -202,8 +205,9 @@ fn shards(list: &Path) -> Result<IndexMap<String, String>> {
         ));
     };
     let one = |(name, shard): (&String, &Value)| {
+        let label = brief(name);
         let Some(shard) = shard.as_str() else {
-            return Err(bad(format!("weight_map.{name}: expected a file name")));
+            return Err(bad(format!("weight_map.{label}: expected a file name")));
         };
         let mut parts = Path::new(shard).components();
         let plain = matches!(
@@ -211,12 +215,12 @@ fn shards(list: &Path) -> Result<IndexMap<String, String>> {
             (Some(Component::Normal(_)), None)
         );
         if !plain || shard.contains(['\\', '/', '\0']) {
-            let why = format!("weight_map.{name}: {shard:?} is not a file name in this folder");
+            let why = format!("weight_map.{label}: {shard:?} is not a file name in this folder");
             return Err(bad(why));
         }
         if !shard.ends_with(".safetensors") {
             return Err(bad(format!(
-                "weight_map.{name}: {shard:?} is not a .safetensors file"
+                "weight_map.{label}: {shard:?} is not a .safetensors file"
             )));
         }
         Ok((name.clone(), shard.to_owned()))
