@@ -1,5 +1,9 @@
 //! Where the recorded truth is, and how it is read.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a broken test may panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a broken test may panic"
+)]
 #![allow(dead_code, reason = "every test file uses a part of this")]
 
 use std::path::{Path, PathBuf};
@@ -17,7 +21,10 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("left out: {} is not here (set TALLOW_SHARED)", path.display());
+    println!(
+        "left out: {} is not here (set TALLOW_SHARED)",
+        path.display()
+    );
     None
 }
 
@@ -36,6 +43,16 @@ pub fn messages(value: &Value) -> Vec<Message> {
         "observation" => Role::Observation,
         other => panic!("role {other}"),
     };
-    let message = |m: &Value| Message::new(role(m["role"].as_str().unwrap()), m["content"].as_str().unwrap());
-    value.as_array().expect("messages").iter().map(message).collect()
+    let message = |m: &Value| {
+        Message::new(
+            role(m["role"].as_str().unwrap()),
+            m["content"].as_str().unwrap(),
+        )
+    };
+    value
+        .as_array()
+        .expect("messages")
+        .iter()
+        .map(message)
+        .collect()
 }
