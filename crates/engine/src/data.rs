@@ -8,7 +8,7 @@ pub mod convert;
 pub mod encode;
 pub mod error;
 pub mod info;
-mod load;
+pub mod load;
 pub mod order;
 pub mod pack;
 mod preview;
