@@ -184,7 +184,10 @@ fn activation(arch: Arch, fields: Fields) -> Result<Activation> {
         "gelu" => Ok(Activation::Gelu),
         other => Err(fields.error(
             field,
-            format!("{} is not known here; known are silu, gelu_pytorch_tanh, gelu", brief(other)),
+            format!(
+                "{} is not known here; known are silu, gelu_pytorch_tanh, gelu",
+                brief(other)
+            ),
         )),
     }
 }
@@ -261,7 +264,10 @@ fn layer_types(
         Some("sliding_attention") => Ok(window),
         _ => Err(fields.error(
             "layer_types",
-            format!("{} is not known here; known are full_attention, sliding_attention", brief(value)),
+            format!(
+                "{} is not known here; known are full_attention, sliding_attention",
+                brief(value)
+            ),
         )),
     };
     types.iter().map(one).collect()
