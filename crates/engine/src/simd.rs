@@ -20,6 +20,26 @@ pub fn with_simd<R>(f: impl FnOnce() -> R) -> R {
     ARCH.dispatch(f)
 }
 
+/// The CPU features that choose kernels, in a fixed order: they are part of a result's identity.
+#[must_use]
+pub fn cpu_features() -> Vec<String> {
+    let mut found = vec![std::env::consts::ARCH.to_owned()];
+    #[cfg(target_arch = "x86_64")]
+    {
+        let known = [
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+            (
+                "avx512bf16",
+                std::arch::is_x86_feature_detected!("avx512bf16"),
+            ),
+        ];
+        found.extend(known.iter().filter(|k| k.1).map(|k| k.0.to_owned()));
+    }
+    found
+}
+
 /// Sum over `i` of `f(a[i], b[i])` in f32, in sixteen lanes.
 #[inline(always)]
 pub fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {

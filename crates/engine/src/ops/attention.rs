@@ -19,6 +19,9 @@ use crate::simd::{exp, max, sum, tanh, with_simd};
 use crate::tensor::{from_vec, view};
 
 pub mod composed;
+mod decode;
+
+pub use decode::decode;
 
 /// Query tokens of one tile.
 const TILE: usize = 64;
