@@ -1,0 +1,191 @@
+//! Checkpoints: what a resumed run needs to go on bit for bit.
+//!
+//! `checkpoint-N/` holds the model or adapter as Hugging Face and PEFT name them, the tokenizer,
+//! `optimizer.safetensors` (moments), `tallow_state.json` (counters), `trainer_state.json`, and
+//! `manifest.json`, which `run::checkpoint` writes last. Only a folder whose manifest verifies is
+//! resumed from.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use run::checkpoint::Staged;
+use run::config::Config;
+use run::dir::RunDir;
+use run::manifest::{self, Facts};
+
+use crate::error::{Error, Result};
+use crate::finish;
+use crate::model::save;
+use crate::model::weights::{Data, Dtype, read_safetensors};
+use crate::observer::Observer;
+use crate::optim::adamw::Moments;
+use crate::state::{self, State};
+use crate::tensor::from_vec;
+use crate::train::Run;
+
+/// A complete checkpoint to go on from.
+#[derive(Clone, Debug)]
+pub struct Resume {
+    /// Its folder.
+    pub path: PathBuf,
+    /// What wrote it.
+    pub facts: Facts,
+}
+
+/// The moments' file.
+pub const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// The checkpoint to resume from: the one that is named, or the newest that is complete; `None`
+/// starts at step 0.
+///
+/// # Errors
+/// When the named one is not complete, or the folder holds something that is not ours.
+pub fn choose(config: &Config, dir: &RunDir, io: &mut dyn Observer) -> Result<Option<Resume>> {
+    if let Some(named) = named(config) {
+        let path = PathBuf::from(named);
+        let manifest = manifest::verify(&path)
+            .map_err(|e| Error::input("resume_from_checkpoint", e.to_string()))?;
+        return Ok(Some(Resume { path, facts: manifest.facts }));
+    }
+    let search = dir.newest_complete_checkpoint().map_err(|e| Error::io("read", dir.path(), e))?;
+    for (checkpoint, fault) in &search.rejected {
+        io.warn(format!("{}: {fault}; an older one is used", checkpoint.path.display()))?;
+    }
+    let Some((checkpoint, manifest)) = search.found else { return Ok(None) };
+    io.say(format!("Resuming training from {}.", checkpoint.path.display()))?;
+    io.say("Change `output_dir` or use `overwrite_output_dir` to avoid.".into())?;
+    Ok(Some(Resume { path: checkpoint.path, facts: manifest.facts }))
+}
+
+/// Says so where this process computes in another order than the one that wrote the checkpoint.
+///
+/// # Errors
+/// When it cannot be written down.
+pub fn compare(run: &Run<'_>, resume: &Resume, io: &mut dyn Observer) -> Result<()> {
+    let now = facts(run);
+    if (now.threads, &now.cpu_features) == (resume.facts.threads, &resume.facts.cpu_features) {
+        return Ok(());
+    }
+    io.warn(format!(
+        "the checkpoint was written with {} threads ({}), this process has {} ({}): the run goes on, \
+         but not bit for bit as without the interruption",
+        resume.facts.threads,
+        resume.facts.cpu_features.join(" "),
+        now.threads,
+        now.cpu_features.join(" ")
+    ))
+}
+
+/// `resume_from_checkpoint` as a path; "true" and "false" are upstream's other spellings.
+fn named(config: &Config) -> Option<&str> {
+    let named = config.resume_from_checkpoint.as_deref()?;
+    let word = named.to_ascii_lowercase();
+    (!matches!(word.as_str(), "" | "true" | "false" | "none")).then_some(named)
+}
+
+/// Writes a checkpoint of the run as it stands; returns its folder's name.
+///
+/// # Errors
+/// When it cannot be written: no `checkpoint-N` appears then.
+pub fn save(run: &Run<'_>) -> Result<String> {
+    let io = |e| Error::io("write", run.dir.checkpoint(run.state.step), e);
+    let staged = Staged::begin(&run.dir, run.state.step).map_err(io)?;
+    let at = staged.path();
+    finish::write_model(run, at)?;
+    if !run.config.save_only_model {
+        write_moments(run, &at.join(OPTIMIZER))?;
+        let state = serde_json::to_vec(&counted(run)).map_err(|e| Error::Internal(e.to_string()))?;
+        write(&at.join(state::FILE), &state)?;
+    }
+    write(&at.join("trainer_state.json"), finish::trainer_state(run).as_bytes())?;
+    let path = staged.publish(facts(run)).map_err(io)?;
+    Ok(path.file_name().unwrap_or_default().to_string_lossy().into_owned())
+}
+
+/// Removes the oldest checkpoints beyond `save_total_limit`.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn prune(run: &Run<'_>) -> Result<()> {
+    let Some(keep) = run.config.save_total_limit.filter(|n| *n > 0) else { return Ok(()) };
+    let removed = run::checkpoint::prune(&run.dir, keep, None);
+    removed.map(|_| ()).map_err(|e| Error::io("remove", run.dir.path(), e))
+}
+
+/// Moments and counters of a checkpoint; the weights were read when the model was made.
+///
+/// # Errors
+/// When the checkpoint is of another model or method.
+pub fn load(run: &mut Run<'_>, from: &Path) -> Result<()> {
+    let path = from.join(state::FILE);
+    let text = std::fs::read(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::input(
+            from.display().to_string(),
+            "has no tallow_state.json: it was saved with save_only_model and cannot be resumed",
+        ),
+        _ => Error::io("read", &path, e),
+    })?;
+    let state: State = serde_json::from_slice(&text)
+        .map_err(|e| Error::input(path.display().to_string(), e.to_string()))?;
+    let file = from.join(OPTIMIZER);
+    let mut tensors = read_safetensors(&file, Dtype::F32)?;
+    for id in run.prepared.decoder.params.trained() {
+        let param = run.prepared.decoder.params.get(id);
+        let mut take = |which: &str| -> Result<Option<Tensor>> {
+            let Some(found) = tensors.swap_remove(&format!("{which}.{}", param.name)) else {
+                return Ok(None);
+            };
+            if found.shape != param.value.dims() {
+                let why = format!("{which} of {} is {:?}", param.name, found.shape);
+                return Err(Error::input(file.display().to_string(), why));
+            }
+            match found.data {
+                Data::F32(values) => Ok(Some(from_vec(values, found.shape)?)),
+                Data::Bf16(_) => Err(Error::Internal("moments are f32".into())),
+            }
+        };
+        if let (Some(m), Some(v)) = (take("exp_avg")?, take("exp_avg_sq")?) {
+            let step = state.updates.get(&param.name).copied().unwrap_or(state.step);
+            run.optimiser.moments.insert(id, Moments { m, v, step });
+        } else if !state.updates.is_empty() {
+            let why = format!("has no moments of {}; was it saved by another method?", param.name);
+            return Err(Error::input(file.display().to_string(), why));
+        }
+    }
+    run.state = state;
+    Ok(())
+}
+
+/// The run's state with each parameter's count of updates.
+fn counted(run: &Run<'_>) -> State {
+    let name = |id| run.prepared.decoder.params.get(id).name.clone();
+    let updates = run.optimiser.moments.iter().map(|(id, m)| (name(*id), m.step)).collect();
+    State { updates, ..run.state.clone() }
+}
+
+fn write_moments(run: &Run<'_>, path: &Path) -> Result<()> {
+    let params = &run.prepared.decoder.params;
+    let names: Vec<(String, &Tensor)> = run
+        .optimiser
+        .moments
+        .iter()
+        .flat_map(|(id, moments)| {
+            let name = &params.get(*id).name;
+            [(format!("exp_avg.{name}"), &moments.m), (format!("exp_avg_sq.{name}"), &moments.v)]
+        })
+        .collect();
+    save::tensors(path, &names)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(|e| Error::io("write", path, e))
+}
+
+fn facts(run: &Run<'_>) -> Facts {
+    Facts {
+        step: run.state.step,
+        engine_version: env!("CARGO_PKG_VERSION").to_owned(),
+        threads: run.threads,
+        cpu_features: crate::simd::cpu_features(),
+    }
+}

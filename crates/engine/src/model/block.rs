@@ -1,0 +1,466 @@
+//! One decoder layer, forward and backward.
+//!
+//! Pre-norm residual block: `x2 = x + attn(norm(x))`, `y = x2 + mlp(norm(x2))`; Gemma norms the
+//! branches once more before they are added. `Saved` holds what backward reads and nothing else:
+//! the normed inputs and the gated product are cheap to make again and are not kept.
+//! Shape letters as in `ops`.
+
+use candle_core::Tensor;
+
+use super::linear::{self, Linear, Mode, add};
+use super::store::{Grads, ParamId, Params};
+use crate::error::Result;
+use crate::ops::activation::Gate;
+use crate::ops::attention::{self, Attention};
+use crate::ops::rms_norm::RmsNorm;
+use crate::ops::rope::{Angles, Direction};
+
+/// Queries, keys and values: three matrices, or one (Phi-3).
+#[derive(Clone, Debug)]
+pub enum Qkv {
+    /// q_proj, k_proj, v_proj.
+    Split([Linear; 3]),
+    /// qkv_proj.
+    Fused(Linear),
+}
+
+/// The MLP's inputs: two matrices, or one (Phi-3).
+#[derive(Clone, Debug)]
+pub enum GateUp {
+    /// gate_proj, up_proj.
+    Split([Linear; 2]),
+    /// gate_up_proj.
+    Fused(Linear),
+}
+
+/// A layer's parameters and constants.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Before attention.
+    pub input_norm: ParamId,
+    /// Before the MLP.
+    pub mlp_norm: ParamId,
+    /// After attention and after the MLP (Gemma).
+    pub post_norms: Option<[ParamId; 2]>,
+    /// Per-head norms of q and k (Qwen3, Gemma 3).
+    pub qk_norms: Option<[ParamId; 2]>,
+    /// Queries, keys, values.
+    pub qkv: Qkv,
+    /// Attention's output matrix.
+    pub o: Linear,
+    /// Gate and up.
+    pub gate_up: GateUp,
+    /// down_proj.
+    pub down: Linear,
+    /// The attention's constants.
+    pub attention: Attention,
+    /// The norms' constants.
+    pub norm: RmsNorm,
+    /// The gate's function.
+    pub gate: Gate,
+    /// Which of the decoder's rotary tables this layer uses.
+    pub rope: usize,
+}
+
+/// What surrounds a layer in one pass.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    /// The model's parameters.
+    pub params: &'a Params,
+    /// Where the rows begin, and the end.
+    pub offsets: &'a [usize],
+    /// The tokens' rotary angles, one table a kind of layer.
+    pub angles: &'a [Angles],
+    /// Dropout.
+    pub mode: Mode,
+}
+
+/// What backward reads of a layer.
+pub struct Saved {
+    x_td: Tensor,
+    rstd_in: Tensor,
+    /// q and k before their norms, with rstd.
+    qk_raw: Option<[(Tensor, Tensor); 2]>,
+    /// After norm and rotation.
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attention: attention::Saved,
+    /// Before the post-norm, with rstd.
+    attn_raw: Option<(Tensor, Tensor)>,
+    x2_td: Tensor,
+    rstd_mlp: Tensor,
+    gate_ti: Tensor,
+    up_ti: Tensor,
+    mlp_raw: Option<(Tensor, Tensor)>,
+    qkv_lora: Vec<linear::Saved>,
+    o_lora: linear::Saved,
+    gate_up_lora: Vec<linear::Saved>,
+    down_lora: linear::Saved,
+}
+
+/// Keys and values of a pass, rotated: what a generation cache stores.
+pub struct KeysValues {
+    /// [t, g*k].
+    pub k: Tensor,
+    /// [t, g*k].
+    pub v: Tensor,
+}
+
+impl Block {
+    /// The layer's output and what backward needs.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn forward(&self, pass: Pass<'_>, x_td: &Tensor) -> Result<(Tensor, Saved)> {
+        let p = pass.params;
+        let (h, rstd_in) = self.norm.forward(x_td, p.value(self.input_norm))?;
+        let (q, k, v, qkv_lora) = self.project(pass, &h)?;
+        drop(h);
+        let (q, k, qk_raw) = self.norm_qk(p, q, k)?;
+        let angles = &pass.angles[self.rope];
+        let q = angles.apply(q, self.attention.head_dim, Direction::Forward)?;
+        let k = angles.apply(k, self.attention.head_dim, Direction::Forward)?;
+        let attention = self.attention.forward(&q, &k, &v, pass.offsets)?;
+        let (branch, o_lora) = self.o.forward(p, &attention.o_thk, pass.mode)?;
+        let (branch, attn_raw) = self.post_norm(p, 0, branch)?;
+        let x2_td = add(branch, x_td)?;
+        let (h, rstd_mlp) = self.norm.forward(&x2_td, p.value(self.mlp_norm))?;
+        let (gate_ti, up_ti, gate_up_lora) = self.gate_up(pass, &h)?;
+        drop(h);
+        let a_ti = self.gate.forward(&gate_ti, &up_ti)?;
+        let (branch, down_lora) = self.down.forward(p, &a_ti, pass.mode)?;
+        let (branch, mlp_raw) = self.post_norm(p, 1, branch)?;
+        let y_td = add(branch, &x2_td)?;
+        let x_td = x_td.clone();
+        let saved = Saved {
+            x_td,
+            rstd_in,
+            qk_raw,
+            q,
+            k,
+            v,
+            attention,
+            attn_raw,
+            x2_td,
+            rstd_mlp,
+            gate_ti,
+            up_ti,
+            mlp_raw,
+            qkv_lora,
+            o_lora,
+            gate_up_lora,
+            down_lora,
+        };
+        Ok((y_td, saved))
+    }
+
+    /// Adds the layer's parameter gradients; returns the input's, if `want_dx`. `dy_td` and the
+    /// saved tensors are used up.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn backward(
+        &self,
+        pass: Pass<'_>,
+        grads: &mut Grads,
+        saved: Saved,
+        dy_td: Tensor,
+        want_dx: bool,
+    ) -> Result<Option<Tensor>> {
+        let p = pass.params;
+        let Saved {
+            x_td,
+            rstd_in,
+            qk_raw,
+            q,
+            k,
+            v,
+            attention,
+            attn_raw,
+            x2_td,
+            rstd_mlp,
+            ..
+        } = saved;
+        // MLP branch.
+        let d_branch = self.post_norm_backward(p, grads, 1, &dy_td, saved.mlp_raw.as_ref())?;
+        let d_branch = d_branch.as_ref().unwrap_or(&dy_td);
+        let da_ti = {
+            let a_ti = self.gate.forward(&saved.gate_ti, &saved.up_ti)?;
+            let down = &saved.down_lora;
+            required(
+                self.down
+                    .backward(p, grads, &a_ti, down, d_branch, None, true, pass.mode)?,
+            )?
+        };
+        let (dgate, dup) = self.gate.backward(saved.gate_ti, saved.up_ti, &da_ti)?;
+        drop(da_ti);
+        let (h, _) = self.norm.forward(&x2_td, p.value(self.mlp_norm))?;
+        let dh = self.gate_up_backward(pass, grads, &h, &saved.gate_up_lora, dgate, dup)?;
+        drop(h);
+        let dx2 = self.norm_backward(p, grads, self.mlp_norm, dy_td, &dh, &x2_td, &rstd_mlp)?;
+        drop((dh, x2_td));
+        // Attention branch.
+        let d_branch = self.post_norm_backward(p, grads, 0, &dx2, attn_raw.as_ref())?;
+        let d_branch = d_branch.as_ref().unwrap_or(&dx2);
+        let o_in = &attention.o_thk;
+        let d_o = self.o.backward(
+            p,
+            grads,
+            o_in,
+            &saved.o_lora,
+            d_branch,
+            None,
+            true,
+            pass.mode,
+        )?;
+        let (dq, dk, dv) =
+            self.attention
+                .backward(&required(d_o)?, &q, &k, &v, &attention, pass.offsets)?;
+        drop((q, k, v, attention));
+        let angles = &pass.angles[self.rope];
+        let dq = angles.apply(dq, self.attention.head_dim, Direction::Backward)?;
+        let dk = angles.apply(dk, self.attention.head_dim, Direction::Backward)?;
+        let (dq, dk) = self.norm_qk_backward(p, grads, dq, dk, qk_raw.as_ref())?;
+        let want_dh = want_dx || grads.wants(self.input_norm);
+        let (h, _) = self.norm.forward(&x_td, p.value(self.input_norm))?;
+        let dh = self.project_backward(pass, grads, &h, &saved.qkv_lora, [dq, dk, dv], want_dh)?;
+        drop(h);
+        let Some(dh) = dh else { return Ok(None) };
+        let dx = self.norm_backward(p, grads, self.input_norm, dx2, &dh, &x_td, &rstd_in)?;
+        Ok(want_dx.then_some(dx))
+    }
+
+    /// Rotated queries, keys and values of new tokens: the part of a pass that a generation cache
+    /// needs before attention.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn queries(&self, pass: Pass<'_>, x_td: &Tensor) -> Result<(Tensor, KeysValues)> {
+        let (h, _) = self
+            .norm
+            .forward(x_td, pass.params.value(self.input_norm))?;
+        let (q, k, v, _) = self.project(pass, &h)?;
+        let (q, k, _) = self.norm_qk(pass.params, q, k)?;
+        let angles = &pass.angles[self.rope];
+        let q = angles.apply(q, self.attention.head_dim, Direction::Forward)?;
+        let k = angles.apply(k, self.attention.head_dim, Direction::Forward)?;
+        Ok((q, KeysValues { k, v }))
+    }
+
+    /// The rest of a pass, from attention's output on.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn finish(&self, pass: Pass<'_>, x_td: &Tensor, o_thk: &Tensor) -> Result<Tensor> {
+        let p = pass.params;
+        let (branch, _) = self.o.forward(p, o_thk, pass.mode)?;
+        let x2 = add(self.post_norm(p, 0, branch)?.0, x_td)?;
+        let (h, _) = self.norm.forward(&x2, p.value(self.mlp_norm))?;
+        let (gate, up, _) = self.gate_up(pass, &h)?;
+        let (branch, _) = self
+            .down
+            .forward(p, &self.gate.forward(&gate, &up)?, pass.mode)?;
+        add(self.post_norm(p, 1, branch)?.0, &x2)
+    }
+
+    /// The linear layers with their module names (`q_proj`, ...), for adapters.
+    pub fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+        let mut all = Vec::with_capacity(7);
+        match &mut self.qkv {
+            Qkv::Split(qkv) => all.extend(["q_proj", "k_proj", "v_proj"].into_iter().zip(qkv)),
+            Qkv::Fused(qkv) => all.push(("qkv_proj", qkv)),
+        }
+        all.push(("o_proj", &mut self.o));
+        match &mut self.gate_up {
+            GateUp::Split(two) => all.extend(["gate_proj", "up_proj"].into_iter().zip(two)),
+            GateUp::Fused(one) => all.push(("gate_up_proj", one)),
+        }
+        all.push(("down_proj", &mut self.down));
+        all
+    }
+
+    fn project(
+        &self,
+        pass: Pass<'_>,
+        h: &Tensor,
+    ) -> Result<(Tensor, Tensor, Tensor, Vec<linear::Saved>)> {
+        let kv = self.attention.kv_heads * self.attention.head_dim;
+        match &self.qkv {
+            Qkv::Split([q, k, v]) => {
+                let (q, a) = q.forward(pass.params, h, pass.mode)?;
+                let (k, b) = k.forward(pass.params, h, pass.mode)?;
+                let (v, c) = v.forward(pass.params, h, pass.mode)?;
+                Ok((q, k, v, vec![a, b, c]))
+            }
+            Qkv::Fused(qkv) => {
+                let (y, saved) = qkv.forward(pass.params, h, pass.mode)?;
+                let q_width = self.attention.heads * self.attention.head_dim;
+                let part = |from, width| columns(&y, from, width);
+                Ok((
+                    part(0, q_width)?,
+                    part(q_width, kv)?,
+                    part(q_width + kv, kv)?,
+                    vec![saved],
+                ))
+            }
+        }
+    }
+
+    fn project_backward(
+        &self,
+        pass: Pass<'_>,
+        grads: &mut Grads,
+        h: &Tensor,
+        saved: &[linear::Saved],
+        dqkv: [Tensor; 3],
+        want_dh: bool,
+    ) -> Result<Option<Tensor>> {
+        let (p, mode) = (pass.params, pass.mode);
+        match &self.qkv {
+            Qkv::Split(layers) => {
+                let mut dh = None;
+                for ((layer, saved), dy) in layers.iter().zip(saved).zip(&dqkv) {
+                    dh = layer.backward(p, grads, h, saved, dy, dh, want_dh, mode)?;
+                }
+                Ok(dh)
+            }
+            Qkv::Fused(layer) => {
+                let dy = Tensor::cat(&dqkv, 1)?;
+                layer.backward(p, grads, h, &saved[0], &dy, None, want_dh, mode)
+            }
+        }
+    }
+
+    fn gate_up(&self, pass: Pass<'_>, h: &Tensor) -> Result<(Tensor, Tensor, Vec<linear::Saved>)> {
+        match &self.gate_up {
+            GateUp::Split([gate, up]) => {
+                let (gate, a) = gate.forward(pass.params, h, pass.mode)?;
+                let (up, b) = up.forward(pass.params, h, pass.mode)?;
+                Ok((gate, up, vec![a, b]))
+            }
+            GateUp::Fused(layer) => {
+                let (y, saved) = layer.forward(pass.params, h, pass.mode)?;
+                let i = y.dim(1)? / 2;
+                Ok((columns(&y, 0, i)?, columns(&y, i, i)?, vec![saved]))
+            }
+        }
+    }
+
+    fn gate_up_backward(
+        &self,
+        pass: Pass<'_>,
+        grads: &mut Grads,
+        h: &Tensor,
+        saved: &[linear::Saved],
+        dgate: Tensor,
+        dup: Tensor,
+    ) -> Result<Tensor> {
+        let (p, mode) = (pass.params, pass.mode);
+        let dh = match &self.gate_up {
+            GateUp::Split([gate, up]) => {
+                let dh = gate.backward(p, grads, h, &saved[0], &dgate, None, true, mode)?;
+                up.backward(p, grads, h, &saved[1], &dup, dh, true, mode)?
+            }
+            GateUp::Fused(layer) => {
+                let dy = Tensor::cat(&[dgate, dup], 1)?;
+                layer.backward(p, grads, h, &saved[0], &dy, None, true, mode)?
+            }
+        };
+        required(dh)
+    }
+
+    #[expect(clippy::type_complexity, reason = "the raw tensors with their rstd")]
+    fn norm_qk(
+        &self,
+        p: &Params,
+        q: Tensor,
+        k: Tensor,
+    ) -> Result<(Tensor, Tensor, Option<[(Tensor, Tensor); 2]>)> {
+        let Some([q_norm, k_norm]) = self.qk_norms else {
+            return Ok((q, k, None));
+        };
+        let (q_normed, q_rstd) = self.norm.forward(&q, p.value(q_norm))?;
+        let (k_normed, k_rstd) = self.norm.forward(&k, p.value(k_norm))?;
+        Ok((q_normed, k_normed, Some([(q, q_rstd), (k, k_rstd)])))
+    }
+
+    fn norm_qk_backward(
+        &self,
+        p: &Params,
+        grads: &mut Grads,
+        dq: Tensor,
+        dk: Tensor,
+        raw: Option<&[(Tensor, Tensor); 2]>,
+    ) -> Result<(Tensor, Tensor)> {
+        let (Some([q_norm, k_norm]), Some([(q, q_rstd), (k, k_rstd)])) = (self.qk_norms, raw)
+        else {
+            return Ok((dq, dk));
+        };
+        let zero = |like: &Tensor| Ok::<_, crate::error::Error>(like.zeros_like()?);
+        let dq_raw = self.norm_backward(p, grads, q_norm, zero(&dq)?, &dq, q, q_rstd)?;
+        let dk_raw = self.norm_backward(p, grads, k_norm, zero(&dk)?, &dk, k, k_rstd)?;
+        Ok((dq_raw, dk_raw))
+    }
+
+    fn post_norm(
+        &self,
+        p: &Params,
+        which: usize,
+        branch: Tensor,
+    ) -> Result<(Tensor, Option<(Tensor, Tensor)>)> {
+        let Some(norms) = self.post_norms else {
+            return Ok((branch, None));
+        };
+        let (y, rstd) = self.norm.forward(&branch, p.value(norms[which]))?;
+        Ok((y, Some((branch, rstd))))
+    }
+
+    /// The branch's gradient; `None` = `dy` itself.
+    fn post_norm_backward(
+        &self,
+        p: &Params,
+        grads: &mut Grads,
+        which: usize,
+        dy: &Tensor,
+        raw: Option<&(Tensor, Tensor)>,
+    ) -> Result<Option<Tensor>> {
+        let (Some(norms), Some((x, rstd))) = (self.post_norms, raw) else {
+            return Ok(None);
+        };
+        let zero = dy.zeros_like()?;
+        Ok(Some(self.norm_backward(
+            p,
+            grads,
+            norms[which],
+            zero,
+            dy,
+            x,
+            rstd,
+        )?))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one norm's operands")]
+    fn norm_backward(
+        &self,
+        p: &Params,
+        grads: &mut Grads,
+        weight: ParamId,
+        dx: Tensor,
+        dy: &Tensor,
+        x: &Tensor,
+        rstd: &Tensor,
+    ) -> Result<Tensor> {
+        let w = p.value(weight);
+        let dw = grads.summed(weight, w)?;
+        self.norm.backward(dx, dw, dy, x, w, rstd)
+    }
+}
+
+fn columns(y: &Tensor, from: usize, width: usize) -> Result<Tensor> {
+    Ok(y.narrow(1, from, width)?.contiguous()?)
+}
+
+fn required(tensor: Option<Tensor>) -> Result<Tensor> {
+    tensor.ok_or_else(|| crate::error::Error::Internal("a layer gave no input gradient".into()))
+}

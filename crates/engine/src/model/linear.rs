@@ -1,0 +1,239 @@
+//! A linear layer, with an optional bias and an optional LoRA beside it.
+//!
+//! `y = x wᵀ + bias + scale * (drop(x) aᵀ) bᵀ`. The frozen product and the adapter add into one
+//! output; nothing of the size of w exists for the adapter. Backward takes the layer's input again
+//! (its caller recomputes it) and reads only u = drop(x) aᵀ from the forward pass.
+//! Source: Hu et al., "LoRA", 2021; rsLoRA's scale (Kalajdzievski, 2023) is the caller's choice.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::store::{Grads, ParamId, Params};
+use crate::error::Result;
+use crate::ops::matmul;
+use crate::rng::{Purpose, Stream};
+use crate::simd::CHUNK;
+use crate::tensor::{from_vec, update, view};
+
+/// A linear layer's parameters.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// [out, in].
+    pub weight: ParamId,
+    /// [out].
+    pub bias: Option<ParamId>,
+    /// The adapter beside it.
+    pub lora: Option<Lora>,
+}
+
+/// Low-rank adapter of a linear layer.
+#[derive(Clone, Debug)]
+pub struct Lora {
+    /// [r, in].
+    pub a: ParamId,
+    /// [out, r].
+    pub b: ParamId,
+    /// alpha / r, or alpha / sqrt(r).
+    pub scale: f32,
+    /// Probability of dropping an input element in training.
+    pub dropout: f32,
+    /// Tells the layers apart in the dropout stream.
+    pub layer: u32,
+}
+
+/// Whether dropout is on, and where in the run we are.
+#[derive(Clone, Copy, Debug)]
+pub enum Mode {
+    /// Evaluation and generation: no dropout.
+    Eval,
+    /// Training: masks are a function of seed and micro-step.
+    Train {
+        /// The run's seed.
+        seed: u64,
+        /// Micro-batches since the start of the run.
+        micro_step: u64,
+    },
+}
+
+/// What backward reads besides the input: u = drop(x) aᵀ, [t, r].
+#[derive(Debug, Default)]
+pub struct Saved {
+    u_tr: Option<Tensor>,
+}
+
+impl Linear {
+    /// `y_to`, and what backward needs.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, params: &Params, x_td: &Tensor, mode: Mode) -> Result<(Tensor, Saved)> {
+        let mut y = matmul::forward(x_td, params.value(self.weight))?;
+        if let Some(bias) = self.bias {
+            y = add_row(y, params.value(bias))?;
+        }
+        let Some(lora) = &self.lora else {
+            return Ok((y, Saved::default()));
+        };
+        let dropped = lora.drop(x_td, mode)?;
+        let u = matmul::forward(dropped.as_ref().unwrap_or(x_td), params.value(lora.a))?;
+        let y = matmul::forward_add(y, lora.scale, &u, params.value(lora.b))?;
+        Ok((y, Saved { u_tr: Some(u) }))
+    }
+
+    /// Adds the parameters' gradients; returns that of the input, added to `dx_td` where given, if
+    /// `want_dx`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    #[expect(clippy::too_many_arguments, reason = "one layer's operands")]
+    pub fn backward(
+        &self,
+        params: &Params,
+        grads: &mut Grads,
+        x_td: &Tensor,
+        saved: &Saved,
+        dy_to: &Tensor,
+        dx_td: Option<Tensor>,
+        want_dx: bool,
+        mode: Mode,
+    ) -> Result<Option<Tensor>> {
+        let weight = params.value(self.weight);
+        if let Some((dw, into)) = grads.slot(self.weight, weight)? {
+            matmul::weight_grad(dw, into, 1.0, dy_to, x_td)?;
+        }
+        if let Some(bias) = self.bias
+            && let Some(db) = grads.summed(bias, params.value(bias))?
+        {
+            add_column_sums(db, dy_to)?;
+        }
+        let mut dx = dx_td;
+        if want_dx {
+            dx = Some(matmul::input_grad(dx, 1.0, dy_to, weight)?);
+        }
+        if let (Some(lora), Some(u)) = (&self.lora, &saved.u_tr) {
+            dx = lora.backward(params, grads, x_td, u, dy_to, dx, want_dx, mode)?;
+        }
+        Ok(dx)
+    }
+}
+
+impl Lora {
+    #[expect(clippy::too_many_arguments, reason = "one layer's operands")]
+    fn backward(
+        &self,
+        params: &Params,
+        grads: &mut Grads,
+        x_td: &Tensor,
+        u_tr: &Tensor,
+        dy_to: &Tensor,
+        dx_td: Option<Tensor>,
+        want_dx: bool,
+        mode: Mode,
+    ) -> Result<Option<Tensor>> {
+        let (a, b) = (params.value(self.a), params.value(self.b));
+        if let Some((db, into)) = grads.slot(self.b, b)? {
+            matmul::weight_grad(db, into, self.scale, dy_to, u_tr)?;
+        }
+        let du = matmul::input_grad(None, self.scale, dy_to, b)?;
+        if let Some((da, into)) = grads.slot(self.a, a)? {
+            let dropped = self.drop(x_td, mode)?;
+            matmul::weight_grad(da, into, 1.0, &du, dropped.as_ref().unwrap_or(x_td))?;
+        }
+        if !want_dx {
+            return Ok(dx_td);
+        }
+        if !self.drops(mode) {
+            return Ok(Some(matmul::input_grad(dx_td, 1.0, &du, a)?));
+        }
+        let through = matmul::input_grad(None, 1.0, &du, a)?;
+        let masked = self.drop(&through, mode)?.unwrap_or(through);
+        Ok(Some(match dx_td {
+            Some(dx) => add(dx, &masked)?,
+            None => masked,
+        }))
+    }
+
+    fn drops(&self, mode: Mode) -> bool {
+        self.dropout > 0.0 && matches!(mode, Mode::Train { .. })
+    }
+
+    /// x with elements dropped and the rest scaled by 1 / (1 - p); `None` = x itself. The same
+    /// mask for every call in one micro-step.
+    fn drop(&self, x_td: &Tensor, mode: Mode) -> Result<Option<Tensor>> {
+        let Mode::Train { seed, micro_step } = mode else {
+            return Ok(None);
+        };
+        if self.dropout <= 0.0 {
+            return Ok(None);
+        }
+        let stream = Stream::new(seed, Purpose::LoraDropout, micro_step, self.layer);
+        let keep = 1.0 / (1.0 - self.dropout);
+        let host = x_td.to_device(&candle_core::Device::Cpu)?;
+        let mut out = view(&host)?.to_vec();
+        out.par_chunks_mut(CHUNK)
+            .enumerate()
+            .for_each(|(c, chunk)| {
+                for (i, four) in chunk.chunks_mut(4).enumerate() {
+                    let words = stream.block((c * CHUNK / 4 + i) as u32);
+                    for (x, word) in four.iter_mut().zip(words) {
+                        let u = (word >> 8) as f32 * (1.0 / 16_777_216.0);
+                        *x = if u < self.dropout { 0.0 } else { *x * keep };
+                    }
+                }
+            });
+        Ok(Some(from_vec(out, x_td.shape())?.to_device(x_td.device())?))
+    }
+}
+
+/// `y += x`, returning y.
+///
+/// # Errors
+/// When the tensors cannot be written.
+pub fn add(y: Tensor, x: &Tensor) -> Result<Tensor> {
+    if !y.device().is_cpu() {
+        return Ok((y + x)?);
+    }
+    let x = view(x)?;
+    update(&y, |y| {
+        y.par_chunks_mut(CHUNK)
+            .zip(x.par_chunks(CHUNK))
+            .for_each(|(y, x)| {
+                crate::simd::with_simd(|| {
+                    for (y, x) in y.iter_mut().zip(x) {
+                        *y += x;
+                    }
+                });
+            });
+    })?;
+    Ok(y)
+}
+
+fn add_row(y_to: Tensor, bias_o: &Tensor) -> Result<Tensor> {
+    if !y_to.device().is_cpu() {
+        return Ok(y_to.broadcast_add(bias_o)?);
+    }
+    let bias = view(bias_o)?;
+    update(&y_to, |y| {
+        y.par_chunks_mut(bias.len()).for_each(|row| {
+            for (y, b) in row.iter_mut().zip(&*bias) {
+                *y += b;
+            }
+        });
+    })?;
+    Ok(y_to)
+}
+
+fn add_column_sums(db_o: &mut Tensor, dy_to: &Tensor) -> Result<()> {
+    if !dy_to.device().is_cpu() {
+        *db_o = (&*db_o + dy_to.sum(0)?)?;
+        return Ok(());
+    }
+    let dy = view(dy_to)?;
+    update(db_o, |db| {
+        for row in dy.chunks_exact(db.len()) {
+            for (db, dy) in db.iter_mut().zip(row) {
+                *db += dy;
+            }
+        }
+    })
+}

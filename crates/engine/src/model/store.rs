@@ -1,0 +1,224 @@
+//! The model's parameters and their gradients, in a fixed order.
+//!
+//! Order is part of determinism: sums over parameters (the gradient norm) and files follow it. A
+//! gradient buffer exists only for a trained parameter, from its first use on; between steps it is
+//! kept and marked empty, so that the first product of the next step overwrites it.
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::ops::matmul::Into;
+use crate::tensor::{update, zeros};
+
+/// A parameter's place in [`Params`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParamId(pub usize);
+
+/// What a parameter is, as far as the optimiser cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The token embedding or an untied head.
+    Embedding,
+    /// A linear layer's matrix.
+    Matrix,
+    /// A norm's weight: never decayed.
+    Norm,
+    /// A bias: never decayed.
+    Bias,
+    /// A LoRA matrix.
+    Adapter,
+}
+
+impl Role {
+    /// Whether weight decay applies (transformers' `get_decay_parameter_names`).
+    #[must_use]
+    pub fn decays(self) -> bool {
+        !matches!(self, Self::Norm | Self::Bias)
+    }
+}
+
+/// One parameter.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// Hugging Face's name, or PEFT's for an adapter.
+    pub name: String,
+    /// Its values, f32.
+    pub value: Tensor,
+    /// What it is.
+    pub role: Role,
+    /// Whether the optimiser moves it.
+    pub trainable: bool,
+}
+
+/// All parameters in order.
+#[derive(Clone, Debug, Default)]
+pub struct Params {
+    list: Vec<Param>,
+}
+
+impl Params {
+    /// Appends a parameter.
+    pub fn push(&mut self, name: String, value: Tensor, role: Role) -> ParamId {
+        self.list.push(Param {
+            name,
+            value,
+            role,
+            trainable: false,
+        });
+        ParamId(self.list.len() - 1)
+    }
+
+    /// The parameter `id`.
+    #[must_use]
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.list[id.0]
+    }
+
+    /// The values of `id`.
+    #[must_use]
+    pub fn value(&self, id: ParamId) -> &Tensor {
+        &self.list[id.0].value
+    }
+
+    /// Whether `id` is trained.
+    #[must_use]
+    pub fn trainable(&self, id: ParamId) -> bool {
+        self.list[id.0].trainable
+    }
+
+    /// Decides for each parameter whether it is trained.
+    pub fn set_trainable(&mut self, decide: impl Fn(&Param) -> bool) {
+        for param in &mut self.list {
+            param.trainable = decide(param);
+        }
+    }
+
+    /// The parameter called `name`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(&self, name: &str) -> Result<ParamId> {
+        let at = self.list.iter().position(|p| p.name == name);
+        at.map(ParamId)
+            .ok_or_else(|| Error::Internal(format!("no parameter `{name}`")))
+    }
+
+    /// Ids and parameters in order.
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Param)> {
+        self.list.iter().enumerate().map(|(i, p)| (ParamId(i), p))
+    }
+
+    /// Ids of the trained parameters, in order.
+    #[must_use]
+    pub fn trained(&self) -> Vec<ParamId> {
+        self.iter()
+            .filter(|(_, p)| p.trainable)
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    /// (trained, all) element counts.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let count = |p: &Param| p.value.elem_count() as u64;
+        let trained = self.list.iter().filter(|p| p.trainable).map(count).sum();
+        (trained, self.list.iter().map(count).sum())
+    }
+}
+
+impl From<Vec<Param>> for Params {
+    fn from(list: Vec<Param>) -> Self {
+        Self { list }
+    }
+}
+
+/// Gradients of the trained parameters.
+#[derive(Debug, Default)]
+pub struct Grads {
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    wanted: bool,
+    tensor: Option<Tensor>,
+    filled: bool,
+}
+
+impl Grads {
+    /// No gradients yet, for the parameters trained in `params`.
+    #[must_use]
+    pub fn new(params: &Params) -> Self {
+        let slot = |p: &Param| Slot {
+            wanted: p.trainable,
+            tensor: None,
+            filled: false,
+        };
+        Self {
+            slots: params.list.iter().map(slot).collect(),
+        }
+    }
+
+    /// Whether `id` wants a gradient.
+    #[must_use]
+    pub fn wants(&self, id: ParamId) -> bool {
+        self.slots[id.0].wanted
+    }
+
+    /// The buffer of `id` and how a product must be put into it; `None` where it is frozen. The
+    /// caller fills it.
+    ///
+    /// # Errors
+    /// When the buffer cannot be allocated.
+    pub fn slot(&mut self, id: ParamId, like: &Tensor) -> Result<Option<(&mut Tensor, Into)>> {
+        let slot = &mut self.slots[id.0];
+        if !slot.wanted {
+            return Ok(None);
+        }
+        let into = if slot.filled {
+            Into::Add
+        } else {
+            Into::Overwrite
+        };
+        slot.filled = true;
+        if slot.tensor.is_none() {
+            slot.tensor = Some(zeros(like.shape(), like.device())?);
+        }
+        Ok(slot.tensor.as_mut().map(|t| (t, into)))
+    }
+
+    /// As [`Grads::slot`], for a caller that can only add: the buffer is zeroed when empty.
+    ///
+    /// # Errors
+    /// When the buffer cannot be allocated or written.
+    pub fn summed(&mut self, id: ParamId, like: &Tensor) -> Result<Option<&mut Tensor>> {
+        match self.slot(id, like)? {
+            None => Ok(None),
+            Some((tensor, Into::Add)) => Ok(Some(tensor)),
+            Some((tensor, Into::Overwrite)) => {
+                if tensor.device().is_cpu() {
+                    update(tensor, |t| t.fill(0.0))?;
+                } else {
+                    *tensor = tensor.zeros_like()?;
+                }
+                Ok(Some(tensor))
+            }
+        }
+    }
+
+    /// The gradient of `id`, where one has been computed since the last [`Grads::clear`].
+    #[must_use]
+    pub fn get(&self, id: ParamId) -> Option<&Tensor> {
+        let slot = &self.slots[id.0];
+        if slot.filled {
+            slot.tensor.as_ref()
+        } else {
+            None
+        }
+    }
+
+    /// Marks every buffer empty; the memory is kept.
+    pub fn clear(&mut self) {
+        self.slots.iter_mut().for_each(|s| s.filled = false);
+    }
+}

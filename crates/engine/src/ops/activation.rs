@@ -1,0 +1,157 @@
+//! The gated activation between the MLP's matrices: `a = act(gate) * up`.
+//!
+//! act is SiLU (SwiGLU: Llama, Qwen, Mistral, Phi-3) or the tanh form of GELU (GeGLU: Gemma).
+//! Backward overwrites the saved gate and up with their gradients: nobody reads them afterwards.
+//! Source: Shazeer, "GLU Variants Improve Transformer", 2020.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::simd::{CHUNK, sigmoid, tanh, with_simd};
+use crate::tensor::{from_vec, update, view};
+
+/// Which function gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// x * sigmoid(x).
+    Silu,
+    /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x³))).
+    GeluTanh,
+}
+
+impl Gate {
+    /// `act(gate) * up`, all [t, i].
+    ///
+    /// # Errors
+    /// When the tensors cannot be read.
+    pub fn forward(self, gate_ti: &Tensor, up_ti: &Tensor) -> Result<Tensor> {
+        if !gate_ti.device().is_cpu() {
+            return self.forward_composed(gate_ti, up_ti);
+        }
+        let (gate, up) = (view(gate_ti)?, view(up_ti)?);
+        let mut out = vec![0f32; gate.len()];
+        out.par_chunks_mut(CHUNK)
+            .zip(gate.par_chunks(CHUNK))
+            .zip(up.par_chunks(CHUNK))
+            .for_each(|((out, gate), up)| {
+                with_simd(|| {
+                    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                        *out = self.value_slope(*gate).0 * up;
+                    }
+                });
+            });
+        from_vec(out, gate_ti.shape())
+    }
+
+    /// Gradients of gate and up from that of the product; the two tensors are reused for them.
+    ///
+    /// # Errors
+    /// When the tensors cannot be written.
+    pub fn backward(
+        self,
+        gate_ti: Tensor,
+        up_ti: Tensor,
+        da_ti: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        if !gate_ti.device().is_cpu() {
+            return self.backward_composed(&gate_ti, &up_ti, da_ti);
+        }
+        let da = view(da_ti)?;
+        update(&gate_ti, |gate| {
+            update(&up_ti, |up| {
+                gate.par_chunks_mut(CHUNK)
+                    .zip(up.par_chunks_mut(CHUNK))
+                    .zip(da.par_chunks(CHUNK))
+                    .for_each(|((gate, up), da)| {
+                        with_simd(|| {
+                            for ((gate, up), da) in gate.iter_mut().zip(up).zip(da) {
+                                let (value, slope) = self.value_slope(*gate);
+                                *gate = da * *up * slope;
+                                *up = da * value;
+                            }
+                        });
+                    });
+            })
+        })??;
+        Ok((gate_ti, up_ti))
+    }
+
+    /// The function and its derivative.
+    #[inline(always)]
+    fn value_slope(self, x: f32) -> (f32, f32) {
+        match self {
+            Self::Silu => {
+                let s = sigmoid(x);
+                (x * s, s * (1.0 + x * (1.0 - s)))
+            }
+            Self::GeluTanh => {
+                const ROOT: f32 = 0.797_884_6;
+                let t = tanh(ROOT * (x + 0.044_715 * x * x * x));
+                let inner = ROOT * (1.0 + 3.0 * 0.044_715 * x * x);
+                (
+                    0.5 * x * (1.0 + t),
+                    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner,
+                )
+            }
+        }
+    }
+
+    fn forward_composed(self, gate_ti: &Tensor, up_ti: &Tensor) -> Result<Tensor> {
+        let value = match self {
+            Self::Silu => gate_ti.silu()?,
+            Self::GeluTanh => gate_ti.gelu()?,
+        };
+        Ok((value * up_ti)?)
+    }
+
+    fn backward_composed(
+        self,
+        gate_ti: &Tensor,
+        up_ti: &Tensor,
+        da_ti: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let (value, slope) = match self {
+            Self::Silu => {
+                let s = (gate_ti.neg()?.exp()? + 1.0)?.recip()?;
+                let slope = (&s * ((gate_ti * (1.0 - &s)?)? + 1.0)?)?;
+                ((gate_ti * &s)?, slope)
+            }
+            Self::GeluTanh => {
+                let root = (2.0 / std::f64::consts::PI).sqrt();
+                let cube = (gate_ti.sqr()? * gate_ti)?;
+                let t = ((gate_ti + (cube * 0.044_715)?)? * root)?.tanh()?;
+                let inner = (((gate_ti.sqr()? * (3.0 * 0.044_715))? + 1.0)? * root)?;
+                let open = ((1.0 - t.sqr()?)? * inner)?;
+                let slope = (((&t + 1.0)? * 0.5)? + ((gate_ti * open)? * 0.5)?)?;
+                (((gate_ti * (t + 1.0)?)? * 0.5)?, slope)
+            }
+        };
+        Ok((((da_ti * up_ti)? * slope)?, (da_ti * value)?))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{close, dot, finite_difference, random};
+
+    #[test]
+    fn both_directions_match_composed_and_finite_differences() {
+        for gate in [Gate::Silu, Gate::GeluTanh] {
+            for (t, i) in [(1, 3), (37, 50), (300, 64)] {
+                let (g, u, da) = (random(1, (t, i)), random(2, (t, i)), random(3, (t, i)));
+                let a = gate.forward(&g, &u).unwrap();
+                close(&a, &gate.forward_composed(&g, &u).unwrap(), 1e-5);
+                let (dg, du) = gate
+                    .backward(g.copy().unwrap(), u.copy().unwrap(), &da)
+                    .unwrap();
+                let (dg_ref, du_ref) = gate.backward_composed(&g, &u, &da).unwrap();
+                close(&dg, &dg_ref, 1e-5);
+                close(&du, &du_ref, 1e-5);
+                finite_difference(&g, &dg, 2e-2, |g| dot(&gate.forward(g, &u).unwrap(), &da));
+            }
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Causal attention over concatenated rows: grouped queries, block-diagonal by row, optional sliding
+//! window and soft-cap. No T x T matrix exists: a task holds [64, keys] scores of one head.
+//!
+//! Per row segment and head: s = scale * q kᵀ (then cap * tanh(s / cap)), p = softmax over the
+//! keys j <= i (and j > i - window), o = p v. Saved for backward: lse = log sum exp of each row of s.
+//! Backward recomputes p = exp(s - lse); with delta_i = do_i . o_i,
+//! dv = pᵀ do, ds = p * (do vᵀ - delta) * scale (* the soft-cap's slope), dq = ds k, dk = dsᵀ q.
+//! Source: Dao et al., "FlashAttention", 2022 (the recomputation), Ainslie et al., "GQA", 2023.
+//!
+//! Shapes: q, o [t, h*k], k, v [t, g*k], lse [t, h]; head a reads key/value head a / (h / g).
+
+use candle_core::Tensor;
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::ops::matmul::{Into, Mat, gemm};
+use crate::simd::{exp, max, sum, tanh, with_simd};
+use crate::tensor::{from_vec, view};
+
+pub mod composed;
+mod decode;
+
+pub use decode::decode;
+
+/// Query tokens of one tile.
+const TILE: usize = 64;
+
+/// What does not change from batch to batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor on q kᵀ, usually 1 / sqrt(head_dim).
+    pub scale: f32,
+    /// A token sees itself and the `window - 1` before it; None = all before it.
+    pub window: Option<usize>,
+    /// Scores become cap * tanh(score / cap) (Gemma 2).
+    pub softcap: Option<f32>,
+}
+
+/// What backward reads besides q, k, v and the output's gradient.
+#[derive(Debug)]
+pub struct Saved {
+    /// The output, [t, h*k].
+    pub o_thk: Tensor,
+    /// Log of the softmax's denominator, [t, h].
+    pub lse_th: Tensor,
+}
+
+/// A tile of queries of one head in one row.
+#[derive(Clone, Copy)]
+struct Tile {
+    head: usize,
+    /// First token of the row.
+    row: usize,
+    /// First and past-the-last query token.
+    from: usize,
+    to: usize,
+}
+
+impl Attention {
+    /// Output for rows that begin at `offsets[..n]` and end at `offsets[1..]`.
+    ///
+    /// # Errors
+    /// When shapes or offsets do not fit.
+    pub fn forward(
+        &self,
+        q_thk: &Tensor,
+        k_tgk: &Tensor,
+        v_tgk: &Tensor,
+        offsets: &[usize],
+    ) -> Result<Saved> {
+        let t = self.check(q_thk, k_tgk, v_tgk, offsets)?;
+        if !q_thk.device().is_cpu() {
+            return composed::forward(self, q_thk, k_tgk, v_tgk, offsets);
+        }
+        let (q, k, v) = (view(q_thk)?, view(k_tgk)?, view(v_tgk)?);
+        let width = self.heads * self.head_dim;
+        let mut o = vec![0f32; t * width];
+        let mut lse = vec![0f32; t * self.heads];
+        let parts: Vec<(Tile, Vec<f32>, Vec<f32>)> = self
+            .tiles(offsets)
+            .into_par_iter()
+            .map(|tile| {
+                let (o, lse) = self.forward_tile(tile, &q, &k, &v);
+                (tile, o, lse)
+            })
+            .collect();
+        for (tile, part, part_lse) in parts {
+            for (i, row) in part.chunks_exact(self.head_dim).enumerate() {
+                let token = tile.from + i;
+                let at = token * width + tile.head * self.head_dim;
+                o[at..at + self.head_dim].copy_from_slice(row);
+                lse[token * self.heads + tile.head] = part_lse[i];
+            }
+        }
+        Ok(Saved {
+            o_thk: from_vec(o, (t, width))?,
+            lse_th: from_vec(lse, (t, self.heads))?,
+        })
+    }
+
+    /// Gradients of q, k and v.
+    ///
+    /// # Errors
+    /// When shapes or offsets do not fit.
+    pub fn backward(
+        &self,
+        do_thk: &Tensor,
+        q_thk: &Tensor,
+        k_tgk: &Tensor,
+        v_tgk: &Tensor,
+        saved: &Saved,
+        offsets: &[usize],
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let t = self.check(q_thk, k_tgk, v_tgk, offsets)?;
+        if !q_thk.device().is_cpu() {
+            return composed::backward(self, do_thk, q_thk, k_tgk, v_tgk, saved, offsets);
+        }
+        let (q, k, v) = (view(q_thk)?, view(k_tgk)?, view(v_tgk)?);
+        let (dy, o, lse) = (view(do_thk)?, view(&saved.o_thk)?, view(&saved.lse_th)?);
+        let (width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        // One task a (row, head): its gradients of k and v are summed over its own tiles in order,
+        // and over the heads of a group below, in order.
+        let mut tasks: Vec<(usize, usize, usize)> = offsets
+            .windows(2)
+            .flat_map(|w| (0..self.heads).map(move |head| (w[0], w[1], head)))
+            .collect();
+        tasks.sort_by_key(|(from, to, _)| std::cmp::Reverse(to - from));
+        let parts: Vec<_> = tasks
+            .into_par_iter()
+            .map(|(from, to, head)| {
+                let grads = self.backward_row(head, from, to, &q, &k, &v, &dy, &o, &lse);
+                (from, head, grads)
+            })
+            .collect();
+        let mut dq = vec![0f32; t * width];
+        let mut dk = vec![0f32; t * kv_width];
+        let mut dv = vec![0f32; t * kv_width];
+        let mut parts = parts;
+        parts.sort_by_key(|(from, head, _)| (*from, *head));
+        for (from, head, grads) in &parts {
+            let group = head / (self.heads / self.kv_heads);
+            scatter(
+                &mut dq,
+                &grads.dq,
+                *from,
+                width,
+                head * self.head_dim,
+                self.head_dim,
+            );
+            scatter(
+                &mut dk,
+                &grads.dk,
+                *from,
+                kv_width,
+                group * self.head_dim,
+                self.head_dim,
+            );
+            scatter(
+                &mut dv,
+                &grads.dv,
+                *from,
+                kv_width,
+                group * self.head_dim,
+                self.head_dim,
+            );
+        }
+        Ok((
+            from_vec(dq, (t, width))?,
+            from_vec(dk, (t, kv_width))?,
+            from_vec(dv, (t, kv_width))?,
+        ))
+    }
+
+    fn tiles(&self, offsets: &[usize]) -> Vec<Tile> {
+        let mut tiles = Vec::new();
+        for row in offsets.windows(2) {
+            // Later tiles see more keys: largest first balances the threads.
+            for from in (row[0]..row[1]).step_by(TILE).rev() {
+                let to = (from + TILE).min(row[1]);
+                tiles.extend((0..self.heads).map(|head| Tile {
+                    head,
+                    row: row[0],
+                    from,
+                    to,
+                }));
+            }
+        }
+        tiles
+    }
+
+    /// First key that any query of the tile sees.
+    fn first_key(&self, tile: &Tile) -> usize {
+        self.window.map_or(tile.row, |w| {
+            tile.row.max((tile.from + 1).saturating_sub(w))
+        })
+    }
+
+    /// Capped scores of the tile: [to - from, to - first], unseen keys not yet masked.
+    fn scores(&self, tile: &Tile, first: usize, q: &[f32], k: &[f32]) -> Vec<f32> {
+        let (n, keys) = (tile.to - tile.from, tile.to - first);
+        let mut s = vec![0f32; n * keys];
+        let a = self.head_rows(q, self.heads, tile.head, tile.from, tile.to);
+        let b = self.head_rows(k, self.kv_heads, self.group(tile.head), first, tile.to);
+        gemm(
+            &mut s,
+            keys,
+            Into::Overwrite,
+            self.scale,
+            a,
+            b.t(),
+            Parallelism::None,
+        );
+        if let Some(cap) = self.softcap {
+            with_simd(|| s.iter_mut().for_each(|s| *s = cap * tanh(*s / cap)));
+        }
+        s
+    }
+
+    fn forward_tile(&self, tile: Tile, q: &[f32], k: &[f32], v: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (n, first) = (tile.to - tile.from, self.first_key(&tile));
+        let keys = tile.to - first;
+        let mut s = self.scores(&tile, first, q, k);
+        let mut lse = vec![0f32; n];
+        with_simd(|| {
+            for (i, (s, lse)) in s.chunks_exact_mut(keys).zip(&mut lse).enumerate() {
+                let (low, high) = self.seen(tile.from + i, first);
+                let peak = max(&s[low..high]);
+                s[..low].fill(0.0);
+                s[high..].fill(0.0);
+                for x in &mut s[low..high] {
+                    *x = exp(*x - peak);
+                }
+                let total = sum(&s[low..high]);
+                let inverse = 1.0 / total;
+                for x in &mut s[low..high] {
+                    *x *= inverse;
+                }
+                *lse = peak + total.ln();
+            }
+        });
+        let mut o = vec![0f32; n * self.head_dim];
+        let p = Mat::new(&s, n, keys, keys);
+        let b = self.head_rows(v, self.kv_heads, self.group(tile.head), first, tile.to);
+        gemm(
+            &mut o,
+            self.head_dim,
+            Into::Overwrite,
+            1.0,
+            p,
+            b,
+            Parallelism::None,
+        );
+        (o, lse)
+    }
+
+    /// Keys (counted from `first`) that query token `i` sees.
+    #[inline(always)]
+    fn seen(&self, i: usize, first: usize) -> (usize, usize) {
+        let low = self
+            .window
+            .map_or(0, |w| (i + 1).saturating_sub(w).saturating_sub(first));
+        (low, i + 1 - first)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
+    fn backward_row(
+        &self,
+        head: usize,
+        row: usize,
+        end: usize,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        dy: &[f32],
+        o: &[f32],
+        lse: &[f32],
+    ) -> RowGrads {
+        let d = self.head_dim;
+        let mut grads = RowGrads {
+            dq: vec![0f32; (end - row) * d],
+            dk: vec![0f32; (end - row) * d],
+            dv: vec![0f32; (end - row) * d],
+        };
+        let group = self.group(head);
+        for from in (row..end).step_by(TILE) {
+            let tile = Tile {
+                head,
+                row,
+                from,
+                to: (from + TILE).min(end),
+            };
+            let (n, first) = (tile.to - from, self.first_key(&tile));
+            let keys = tile.to - first;
+            let mut p = self.scores(&tile, first, q, k);
+            let mut ds = vec![0f32; n * keys];
+            let dy_tile = self.head_rows(dy, self.heads, head, from, tile.to);
+            let v_rows = self.head_rows(v, self.kv_heads, group, first, tile.to);
+            gemm(
+                &mut ds,
+                keys,
+                Into::Overwrite,
+                1.0,
+                dy_tile,
+                v_rows.t(),
+                Parallelism::None,
+            );
+            with_simd(|| {
+                for (i, (p, ds)) in p
+                    .chunks_exact_mut(keys)
+                    .zip(ds.chunks_exact_mut(keys))
+                    .enumerate()
+                {
+                    let token = from + i;
+                    let at = (token * self.heads + head) * d;
+                    let delta = crate::simd::sum2(&dy[at..at + d], &o[at..at + d], |a, b| a * b);
+                    let seen = self.seen(token, first);
+                    self.score_grads(p, ds, seen, lse[token * self.heads + head], delta);
+                }
+            });
+            let span = (first - row) * d..(tile.to - row) * d;
+            let (p, ds) = (Mat::new(&p, n, keys, keys), Mat::new(&ds, n, keys, keys));
+            gemm(
+                &mut grads.dv[span.clone()],
+                d,
+                Into::Add,
+                1.0,
+                p.t(),
+                dy_tile,
+                Parallelism::None,
+            );
+            let q_tile = self.head_rows(q, self.heads, head, from, tile.to);
+            gemm(
+                &mut grads.dk[span],
+                d,
+                Into::Add,
+                1.0,
+                ds.t(),
+                q_tile,
+                Parallelism::None,
+            );
+            let k_rows = self.head_rows(k, self.kv_heads, group, first, tile.to);
+            let dq = &mut grads.dq[(from - row) * d..(tile.to - row) * d];
+            gemm(dq, d, Into::Overwrite, 1.0, ds, k_rows, Parallelism::None);
+        }
+        grads
+    }
+
+    /// Turns scores into probabilities and their gradients into gradients of q kᵀ, for one query.
+    #[inline(always)]
+    fn score_grads(
+        &self,
+        p: &mut [f32],
+        ds: &mut [f32],
+        (low, high): (usize, usize),
+        lse: f32,
+        delta: f32,
+    ) {
+        for part in [0..low, high..p.len()] {
+            p[part.clone()].fill(0.0);
+            ds[part].fill(0.0);
+        }
+        for (p, ds) in p[low..high].iter_mut().zip(&mut ds[low..high]) {
+            let slope = match self.softcap {
+                Some(cap) => 1.0 - (*p / cap) * (*p / cap),
+                None => 1.0,
+            };
+            *p = exp(*p - lse);
+            *ds = *p * (*ds - delta) * self.scale * slope;
+        }
+    }
+
+    fn group(&self, head: usize) -> usize {
+        head / (self.heads / self.kv_heads)
+    }
+
+    /// Tokens `from..to` of one head of a [t, heads * head_dim] slice.
+    fn head_rows<'a>(
+        &self,
+        x: &'a [f32],
+        heads: usize,
+        head: usize,
+        from: usize,
+        to: usize,
+    ) -> Mat<'a> {
+        let width = heads * self.head_dim;
+        let start = from * width + head * self.head_dim;
+        Mat::new(&x[start..], to - from, self.head_dim, width)
+    }
+
+    fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor, offsets: &[usize]) -> Result<usize> {
+        let (t, q_width) = q.dims2()?;
+        let kv = (t, self.kv_heads * self.head_dim);
+        let rising = offsets.windows(2).all(|w| w[0] <= w[1]);
+        let spans = offsets.first() == Some(&0) && offsets.last() == Some(&t);
+        let heads = self.kv_heads > 0 && self.heads % self.kv_heads == 0;
+        let fits = q_width == self.heads * self.head_dim && k.dims2()? == kv && v.dims2()? == kv;
+        if rising && spans && heads && fits && self.window != Some(0) {
+            return Ok(t);
+        }
+        Err(Error::Internal(format!(
+            "attention: q {:?} k {:?} v {:?} rows {offsets:?} do not fit {self:?}",
+            q.dims(),
+            k.dims(),
+            v.dims()
+        )))
+    }
+}
+
+struct RowGrads {
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
+/// Adds [n, d] rows into columns `col..col + d` of rows `from..` of a matrix of `width` columns.
+fn scatter(into: &mut [f32], rows: &[f32], from: usize, width: usize, col: usize, d: usize) {
+    for (i, row) in rows.chunks_exact(d).enumerate() {
+        let at = (from + i) * width + col;
+        for (x, y) in into[at..at + d].iter_mut().zip(row) {
+            *x += y;
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The three products of a linear layer, f32, on strided slices through the gemm crate.
+//!
+//! Weights are stored as Hugging Face stores them, `w_od` = [out, in]:
+//! forward `y_to = x_td w_odᵀ`, input gradient `dx_td = dy_to w_od`, weight gradient
+//! `dw_od += dy_toᵀ x_td`. Transposes are strides, never copies; accumulation happens inside the
+//! product. gemm splits over rows and columns only, so results do not depend on the thread count.
+
+use candle_core::Tensor;
+use gemm::Parallelism;
+
+use crate::error::{Error, Result};
+use crate::tensor::{from_vec, update, view};
+
+/// What a product does with what is in its destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// Overwrites it (it may be uninitialised garbage).
+    Overwrite,
+    /// Adds to it.
+    Add,
+}
+
+/// A matrix inside a slice: `rows` x `cols` with element strides.
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// A row-major matrix that fills `data`, with rows `row_stride` apart.
+    #[must_use]
+    pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
+    }
+
+    /// The transpose; nothing moves.
+    #[must_use]
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    fn last(&self) -> usize {
+        (self.rows.max(1) - 1) * self.row_stride + (self.cols.max(1) - 1) * self.col_stride
+    }
+}
+
+/// `dst (+)= scale * a b`, `dst` row-major with rows `dst_stride` apart.
+///
+/// # Panics
+/// When the shapes do not fit or a matrix reaches past its slice: a bug in the calling kernel.
+pub fn gemm(
+    dst: &mut [f32],
+    dst_stride: usize,
+    into: Into,
+    scale: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    threads: Parallelism,
+) {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    assert_eq!(a.cols, b.rows, "gemm: inner dimensions differ");
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(
+        (m - 1) * dst_stride + n <= dst.len(),
+        "gemm: destination too short"
+    );
+    assert!(
+        k == 0 || (a.last() < a.data.len() && b.last() < b.data.len()),
+        "gemm: operand short"
+    );
+    let (read_dst, alpha) = match into {
+        Into::Overwrite => (false, 0.0),
+        Into::Add => (true, 1.0),
+    };
+    #[expect(
+        unsafe_code,
+        reason = "the gemm crate's entry point takes raw pointers"
+    )]
+    // SAFETY: the asserts above keep every access of the three strided matrices inside their slices,
+    // `dst` is exclusively borrowed, and f32 has no invalid bit patterns.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst.as_mut_ptr(),
+            1,
+            dst_stride as isize,
+            read_dst,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            alpha,
+            scale,
+            false,
+            false,
+            false,
+            threads,
+        );
+    }
+}
+
+/// Threads of the current pool, for a product large enough to be worth splitting.
+#[must_use]
+pub fn pool(flops: usize) -> Parallelism {
+    if flops < 1 << 18 || rayon::current_num_threads() == 1 {
+        Parallelism::None
+    } else {
+        Parallelism::Rayon(rayon::current_num_threads())
+    }
+}
+
+/// `y_to = x_td w_odᵀ`.
+///
+/// # Errors
+/// When the inner dimensions differ.
+pub fn forward(x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
+    let ((t, d), (o, d_w)) = (x_td.dims2()?, w_od.dims2()?);
+    same("input features", d, d_w)?;
+    if !x_td.device().is_cpu() {
+        return Ok(x_td.matmul(&w_od.t()?)?);
+    }
+    let (x, w) = (view(x_td)?, view(w_od)?);
+    let mut y = vec![0f32; t * o];
+    let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
+    gemm(&mut y, o, Into::Overwrite, 1.0, a, b, pool(2 * t * o * d));
+    from_vec(y, (t, o))
+}
+
+/// `y_to += scale * x_td w_odᵀ`, returning `y_to`.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn forward_add(y_to: Tensor, scale: f32, x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
+    let ((t, d), (o, d_w)) = (x_td.dims2()?, w_od.dims2()?);
+    same("input features", d, d_w)?;
+    if !x_td.device().is_cpu() {
+        let product = x_td.matmul(&w_od.t()?)?;
+        return Ok((y_to + (product * f64::from(scale))?)?);
+    }
+    let (x, w) = (view(x_td)?, view(w_od)?);
+    let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
+    update(&y_to, |y| {
+        gemm(y, o, Into::Add, scale, a, b, pool(2 * t * o * d))
+    })?;
+    Ok(y_to)
+}
+
+/// `scale * dy_to w_od`, added to `dx_td` where one is given.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn input_grad(
+    dx_td: Option<Tensor>,
+    scale: f32,
+    dy_to: &Tensor,
+    w_od: &Tensor,
+) -> Result<Tensor> {
+    let ((t, o), (o_w, d)) = (dy_to.dims2()?, w_od.dims2()?);
+    same("output features", o, o_w)?;
+    if !dy_to.device().is_cpu() {
+        let product = (dy_to.matmul(w_od)? * f64::from(scale))?;
+        return Ok(match dx_td {
+            Some(dx) => (dx + product)?,
+            None => product,
+        });
+    }
+    let (dy, w) = (view(dy_to)?, view(w_od)?);
+    let (a, b) = (Mat::new(&dy, t, o, o), Mat::new(&w, o, d, d));
+    let threads = pool(2 * t * o * d);
+    if let Some(dx_td) = dx_td {
+        update(&dx_td, |dx| gemm(dx, d, Into::Add, scale, a, b, threads))?;
+        return Ok(dx_td);
+    }
+    let mut dx = vec![0f32; t * d];
+    gemm(&mut dx, d, Into::Overwrite, scale, a, b, threads);
+    from_vec(dx, (t, d))
+}
+
+/// `dw_od (+)= scale * dy_toᵀ x_td`, in place.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn weight_grad(
+    dw_od: &mut Tensor,
+    into: Into,
+    scale: f32,
+    dy_to: &Tensor,
+    x_td: &Tensor,
+) -> Result<()> {
+    let ((t, o), (t_x, d)) = (dy_to.dims2()?, x_td.dims2()?);
+    same("tokens", t, t_x)?;
+    if !dy_to.device().is_cpu() {
+        let product = (dy_to.t()?.matmul(x_td)? * f64::from(scale))?;
+        *dw_od = match into {
+            Into::Overwrite => product,
+            Into::Add => (&*dw_od + product)?,
+        };
+        return Ok(());
+    }
+    let (dy, x) = (view(dy_to)?, view(x_td)?);
+    let (a, b) = (Mat::new(&dy, t, o, o).t(), Mat::new(&x, t, d, d));
+    update(dw_od, |dw| {
+        gemm(dw, d, into, scale, a, b, pool(2 * t * o * d))
+    })
+}
+
+fn same(what: &str, left: usize, right: usize) -> Result<()> {
+    if left == right {
+        return Ok(());
+    }
+    Err(Error::Internal(format!(
+        "matmul: {what} differ, {left} and {right}"
+    )))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{close, random};
+
+    #[test]
+    fn products_match_candle() {
+        for (t, d, o) in [(1, 1, 1), (3, 5, 7), (33, 64, 48), (130, 96, 257)] {
+            let (x, w, dy) = (random(1, (t, d)), random(2, (o, d)), random(3, (t, o)));
+            close(
+                &forward(&x, &w).unwrap(),
+                &x.matmul(&w.t().unwrap()).unwrap(),
+                1e-5,
+            );
+            let dx = dy.matmul(&w).unwrap();
+            close(&input_grad(None, 1.0, &dy, &w).unwrap(), &dx, 1e-5);
+            let start = random(4, (t, d));
+            let want = (&start + (&dx * 0.5).unwrap()).unwrap();
+            close(
+                &input_grad(Some(start.copy().unwrap()), 0.5, &dy, &w).unwrap(),
+                &want,
+                1e-5,
+            );
+            let dw = dy.t().unwrap().matmul(&x).unwrap();
+            let mut got = random(5, (o, d));
+            weight_grad(&mut got, Into::Overwrite, 1.0, &dy, &x).unwrap();
+            close(&got, &dw, 1e-5);
+            weight_grad(&mut got, Into::Add, 2.0, &dy, &x).unwrap();
+            close(&got, &(dw * 3.0).unwrap(), 1e-5);
+        }
+    }
+}

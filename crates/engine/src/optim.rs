@@ -1,0 +1,5 @@
+//! Optimisers: what turns gradients into updates.
+
+pub mod adamw;
+pub mod clip;
+pub mod schedule;

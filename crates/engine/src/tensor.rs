@@ -1,0 +1,128 @@
+//! Host access to candle tensors: read a tensor as a slice, write it in place, make one from a
+//! vector without a copy.
+//!
+//! Kernels of `ops` work on slices; tensors are what layers pass to each other. On a CPU device
+//! these helpers never copy. All tensors of the engine are contiguous f32.
+
+use std::cell::RefCell;
+use std::ops::Deref;
+
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
+
+use crate::error::{Error, Result};
+
+/// A CPU tensor's elements, borrowed for reading.
+pub struct View<'a> {
+    storage: candle_core::StorageRef<'a>,
+    start: usize,
+    len: usize,
+}
+
+impl Deref for View<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(data)) => &data[self.start..self.start + self.len],
+            // `view` is the only constructor and has checked the variant.
+            _ => &[],
+        }
+    }
+}
+
+/// Borrows the elements of a contiguous f32 CPU tensor.
+///
+/// # Errors
+/// When the tensor is elsewhere, of another dtype, or strided.
+pub fn view(tensor: &Tensor) -> Result<View<'_>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        return Err(Error::Internal(
+            "a kernel was given a strided tensor".into(),
+        ));
+    };
+    if !matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))) {
+        return Err(Error::Internal(format!(
+            "a CPU kernel was given a {:?} tensor on {:?}",
+            tensor.dtype(),
+            tensor.device().location()
+        )));
+    }
+    Ok(View {
+        storage,
+        start,
+        len: end - start,
+    })
+}
+
+/// Runs `write` on the elements of a contiguous f32 CPU tensor, in place.
+///
+/// # Errors
+/// When the tensor is elsewhere, of another dtype, or strided; and what `write` returns.
+pub fn update<R>(tensor: &Tensor, write: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    let op = InPlace {
+        write: RefCell::new(Some(write)),
+        out: RefCell::new(None),
+    };
+    tensor.inplace_op1(&op)?;
+    op.out
+        .into_inner()
+        .ok_or_else(|| Error::Internal("an in-place kernel did not run".into()))
+}
+
+struct InPlace<F, R> {
+    write: RefCell<Option<F>>,
+    out: RefCell<Option<R>>,
+}
+
+impl<F: FnOnce(&mut [f32]) -> R, R> InplaceOp1 for InPlace<F, R> {
+    fn name(&self) -> &'static str {
+        "in-place kernel"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("an in-place kernel was given a strided tensor");
+        };
+        let CpuStorage::F32(data) = storage else {
+            candle_core::bail!("an in-place kernel was given a tensor that is not f32");
+        };
+        if let Some(write) = self.write.borrow_mut().take() {
+            *self.out.borrow_mut() = Some(write(&mut data[start..end]));
+        }
+        Ok(())
+    }
+}
+
+/// A CPU tensor that takes over `data`.
+///
+/// # Errors
+/// When the shape does not hold `data.len()` elements.
+pub fn from_vec(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Ok(Tensor::from_vec(data, shape.into(), &Device::Cpu)?)
+}
+
+/// A zero-filled f32 tensor on `device`.
+///
+/// # Errors
+/// When the device cannot allocate it.
+pub fn zeros(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+    Ok(Tensor::zeros(shape.into(), DType::F32, device)?)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_writes_in_place() {
+        let t = from_vec(vec![1.0, 2.0, 3.0, 4.0], (2, 2)).unwrap();
+        let row = t.narrow(0, 1, 1).unwrap();
+        assert_eq!(&*view(&row).unwrap(), [3.0, 4.0]);
+        update(&row, |s| s[0] = 9.0).unwrap();
+        assert_eq!(&*view(&t).unwrap(), [1.0, 2.0, 9.0, 4.0]);
+        assert!(view(&t.t().unwrap()).is_err());
+        assert!(view(&t.to_dtype(DType::F64).unwrap()).is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! The training loop, top to bottom.
+//!
+//! `train` prepares everything, resumes or starts, steps until the plan is done or a wish ends it,
+//! and writes the finished model. An observer may watch and wish, never steer.
+
+use std::path::PathBuf;
+
+use run::config::Config;
+use run::control::Wish;
+use run::dir::RunDir;
+use run::event::{Body, Phase};
+
+use crate::checkpoint;
+use crate::error::{Error, Result};
+use crate::model::decoder::Keep;
+use crate::model::linear::Mode;
+use crate::observer::Observer;
+use crate::optim::schedule::Schedule;
+use crate::plan::{EpochOrder, Plan};
+use crate::prepare::{self, Prepared, Surroundings};
+use crate::report::Reporter;
+use crate::state::State;
+use crate::step::{self, Measured, Optimiser, Updated};
+use crate::{finish, method};
+
+/// Steps in a row that may be refused for a loss or gradient that is not finite.
+const REFUSALS: u32 = 3;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every step is done and the model is written.
+    Finished,
+    /// A wish ended it at this step; a checkpoint of it may exist.
+    Stopped(u64),
+}
+
+/// A run in progress: what the loop moves.
+pub struct Run<'a> {
+    /// Its arguments.
+    pub config: &'a Config,
+    /// Its folder.
+    pub dir: RunDir,
+    /// Model, tokenizer and rows.
+    pub prepared: Prepared,
+    /// Moments and gradient buffers.
+    pub optimiser: Optimiser,
+    /// Which rows come when.
+    pub plan: Plan,
+    /// The learning rate's course.
+    pub schedule: Schedule,
+    /// Counters.
+    pub state: State,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+/// Trains as `config` says, in `config.output_dir`.
+///
+/// # Errors
+/// When an input cannot be used, the disk is full, or loss and gradients stay not finite. What is
+/// complete on disk stays.
+pub fn train(config: &Config, around: &Surroundings, io: &mut dyn Observer) -> Result<Outcome> {
+    let threads = around.threads(config);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
+    pool.install(|| {
+        let mut run = Run::begin(config, around, threads, io)?;
+        let outcome = run.steps(io)?;
+        if outcome == Outcome::Finished {
+            finish::write(&mut run, io)?;
+        }
+        Ok(outcome)
+    })
+}
+
+impl<'a> Run<'a> {
+    /// Loads everything and goes to the newest complete checkpoint, or to step 0.
+    fn begin(
+        config: &'a Config,
+        around: &Surroundings,
+        threads: usize,
+        io: &mut dyn Observer,
+    ) -> Result<Self> {
+        let dir = config.output_dir.as_ref().map(PathBuf::from);
+        let dir = RunDir::new(dir.ok_or_else(|| {
+            Error::input("output_dir", "is missing: name the folder that the run writes to")
+        })?);
+        let resume = checkpoint::choose(config, &dir, io)?;
+        let from = resume.as_ref().map(|r| r.path.as_path());
+        let prepared = prepare::load(config, around, from, io)?;
+        let plan = Plan::new(config, prepared.train.len())?;
+        let schedule = method::schedule(config, plan.total_steps)?;
+        let optimiser = method::optimiser(config, &prepared.decoder);
+        let state = State::default();
+        let mut run = Self { config, dir, prepared, optimiser, plan, schedule, state, threads };
+        if let Some(resume) = &resume {
+            checkpoint::load(&mut run, &resume.path)?;
+            checkpoint::compare(&run, resume, io)?;
+        }
+        io.rewind(run.state.step)?;
+        Ok(run)
+    }
+
+    /// Steps until the plan is done or a wish ends the run.
+    fn steps(&mut self, io: &mut dyn Observer) -> Result<Outcome> {
+        let mut reporter = Reporter::begin(self, io)?;
+        let mut order = EpochOrder::default();
+        while self.state.step < self.plan.total_steps {
+            // one optimiser step
+            let before = self.state.step;
+            let rows = self.plan.micro_batches(before, &mut order);
+            let lr = self.config.learning_rate * self.schedule.factor(before);
+            let measured = self.step(&rows, lr)?;
+            self.refuse_or_go_on(&measured, io)?;
+
+            // say, evaluate, save: at this step or not at all
+            reporter.stepped(self, &measured, lr, io)?;
+            let now = self.state.step;
+            if reporter.evaluates_at(self, now) {
+                reporter.evaluate(self, io)?;
+            }
+            let wish = io.wish();
+            let stopping = wish == Wish::StopAndSave && now < self.plan.total_steps;
+            if reporter.saves_at(self, now) || stopping || wish == Wish::SaveNow {
+                io.phase(Phase::Saving)?;
+                let saved = checkpoint::save(self)?;
+                io.event(Body::Checkpoint { step: now, dir: saved })?;
+                checkpoint::prune(self)?;
+                io.phase(Phase::Training)?;
+            }
+            if (stopping || wish == Wish::StopNow) && now < self.plan.total_steps {
+                return Ok(Outcome::Stopped(now));
+            }
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn step(&mut self, rows: &[Vec<usize>], lr: f64) -> Result<Measured> {
+        let train = &self.prepared.train;
+        let micro_batches: Vec<Vec<_>> =
+            rows.iter().map(|rows| rows.iter().map(|r| &train[*r]).collect()).collect();
+        let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
+        let mode = |m| Mode::Train { seed, micro_step: first + m };
+        let decoder = &self.prepared.decoder;
+        step::run(decoder, &mut self.optimiser, &micro_batches, lr, Keep::Intermediates, mode)
+    }
+
+    /// Counts the step; a few refused ones are passed over, more end the run.
+    fn refuse_or_go_on(&mut self, measured: &Measured, io: &mut dyn Observer) -> Result<()> {
+        let what = match measured.outcome {
+            Updated::Yes => None,
+            Updated::NoLabels => {
+                io.warn(format!(
+                    "step {}: no token of its rows carries a label (cut off by cutoff_len?); the \
+                     weights did not move",
+                    self.state.step + 1
+                ))?;
+                None
+            }
+            Updated::BadLoss => Some("loss"),
+            Updated::BadGradient => Some("grad_norm"),
+        };
+        let Some(what) = what else {
+            self.state.refused = 0;
+            let params = self.prepared.decoder.params.counts().1 as f64;
+            let flos = 6.0 * params * measured.tokens as f64;
+            self.state.advance(measured.loss, measured.tokens, flos);
+            return Ok(());
+        };
+        self.state.refused += 1;
+        let step = self.state.step + 1;
+        if self.state.refused > REFUSALS {
+            return Err(Error::NonFinite { step, what });
+        }
+        io.warn(format!("step {step}: {what} is not finite; the weights did not move"))?;
+        self.state.step += 1;
+        self.state.total_tokens += measured.tokens;
+        Ok(())
+    }
+}
