@@ -1,1 +1,3 @@
-fn main(){}
+//! The executable: parse the arguments, run a subcommand, give its exit code.
+
+fn main() {}

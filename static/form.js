@@ -28,7 +28,7 @@ function paintChanged() {
 function touch(field) {
   field.classList.add('touched');
   const value = valueOf(field);
-  field.classList.toggle('changed', value !== '' && value !== field.dataset.default);
+  field.classList.toggle('changed', value !== field.dataset.default && (value !== '' || 'optional' in field.dataset));
   paintChanged();
 }
 

@@ -1,5 +1,7 @@
 //! `/runs/new`: the form, its live check, and Start.
 
+use std::collections::BTreeSet;
+
 use askama::Template;
 use axum::extract::{Form, Query, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -12,7 +14,7 @@ use super::shell::Shell;
 use super::text::Lang;
 use super::view::argument;
 use super::{Htmx, go, html};
-use crate::db::runs::{self, Status};
+use crate::db::runs::{self, Filter};
 use crate::jobs::{CreateError, Prepared};
 use crate::web::error::{Error, FieldProblem, Result};
 use crate::web::forms::{self, Dressing, GroupView, Typed};
@@ -147,8 +149,8 @@ impl Drawing<'_> {
         let shell = Shell::load(state, headers, "new").await?;
         let lang = shell.lang;
         let errors = self.errors.unwrap_or_default();
-        let (datasets, models) = (known_datasets(state).await, known_models(state).await?);
-        let dressing = Dressing { errors: &errors, focus: self.focus, datasets: &datasets, models: &models };
+        let known = Known::of(state).await?;
+        let dressing = Dressing { errors: &errors, focus: self.focus, datasets: &known.datasets, models: &known.models };
         let groups = self.typed.groups(lang, dressing);
         Ok(Page {
             from: self.from,
@@ -204,8 +206,7 @@ impl Check {
 
 /// YAML and command line of a configuration; empty where it cannot be read.
 fn written(config: &Map<String, Value>) -> (String, String) {
-    let pairs: Vec<(String, Value)> = config.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    Config::from_pairs(&pairs).map(|(config, _)| (config.to_yaml(), config.to_command())).unwrap_or_default()
+    Config::from_map(config).map(|(config, _)| (config.to_yaml(), config.to_command())).unwrap_or_default()
 }
 
 /// Numbers that follow from the configuration alone.
@@ -233,4 +234,22 @@ fn arguments(typed: &Typed) -> Vec<(String, Value)> {
     let mut pairs = typed.pairs();
     pairs.push(("do_train".to_owned(), Value::Bool(true)));
     pairs
+}
+
+/// Models and data sets of the newest runs, to propose.
+struct Known {
+    models: Vec<String>,
+    datasets: Vec<String>,
+}
+
+impl Known {
+    async fn of(state: &AppState) -> Result<Self> {
+        let rows = runs::list(&state.db, &Filter { limit: 50, ..Filter::default() }).await?;
+        let configs: Vec<_> = rows.iter().map(crate::db::runs::RunRow::config_map).collect();
+        let distinct = |name: &str| {
+            let values: BTreeSet<String> = configs.iter().map(|config| argument(config, name)).filter(|value| !value.is_empty()).collect();
+            values.into_iter().collect()
+        };
+        Ok(Self { models: distinct("model_name_or_path"), datasets: distinct("dataset") })
+    }
 }

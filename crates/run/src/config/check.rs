@@ -1,0 +1,283 @@
+//! Checks between arguments, with upstream's texts.
+
+use super::Config;
+use super::error::{ConfigError, FieldError};
+use crate::fields::{FinetuningType, IntervalStrategy, SchedulerType, Stage};
+
+/// Less than this is no validation split.
+const NO_SPLIT: f64 = 1e-6;
+
+/// What the arguments are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// A training run.
+    Train,
+    /// The loss of a model on some rows.
+    Eval,
+    /// The encoded rows alone.
+    Data,
+}
+
+impl Config {
+    /// Checks the arguments of a training run against each other.
+    ///
+    /// # Errors
+    /// Everything that does not fit together.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_for(Purpose::Train)
+    }
+
+    /// Checks the arguments against each other, as far as the purpose needs them.
+    ///
+    /// # Errors
+    /// Everything that does not fit together.
+    pub fn check_for(&self, purpose: Purpose) -> Result<(), ConfigError> {
+        let mut rules = Rules::default();
+        let r = &mut rules;
+        r.refuse(
+            self.model_name_or_path
+                .as_deref()
+                .unwrap_or_default()
+                .is_empty(),
+            "model_name_or_path",
+            "Please provide `model_name_or_path`.",
+        );
+        self.check_data(r, purpose);
+        if purpose != Purpose::Data {
+            self.check_method(r);
+        }
+        if purpose == Purpose::Train {
+            self.check_training(r);
+        }
+        if rules.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::new(rules.errors))
+        }
+    }
+
+    fn check_data(&self, r: &mut Rules, purpose: Purpose) {
+        let (dataset, eval) = (!self.dataset.is_empty(), !self.eval_dataset.is_empty());
+        let split = self.val_size > NO_SPLIT;
+        let needed = dataset || (purpose != Purpose::Train && eval);
+        r.refuse(!needed, "dataset", "Please specify dataset for training.");
+        r.refuse(
+            split && !dataset,
+            "val_size",
+            "Cannot specify `val_size` if `dataset` is None.",
+        );
+        r.refuse(
+            split && eval,
+            "val_size",
+            "Cannot specify `val_size` if `eval_dataset` is not None.",
+        );
+        r.refuse(
+            self.val_size >= 1.0 && (self.val_size == 1.0 || self.val_size.fract() != 0.0),
+            "val_size",
+            "`val_size` is a fraction below 1 or a whole number of rows above 1.",
+        );
+        let sft_only = self.stage != Stage::Sft;
+        r.refuse(
+            sft_only && (self.train_on_prompt || self.mask_history),
+            "train_on_prompt",
+            "`train_on_prompt` or `mask_history` cannot be set as True except SFT.",
+        );
+        r.refuse(
+            sft_only && self.neat_packing,
+            "neat_packing",
+            "`neat_packing` cannot be set as True except SFT.",
+        );
+        r.refuse(
+            self.mask_history && self.train_on_prompt,
+            "mask_history",
+            "`mask_history` is incompatible with `train_on_prompt`.",
+        );
+        self.check_mixing(r);
+    }
+
+    fn check_mixing(&self, r: &mut Rules) {
+        let interleaves = self.mix_strategy.name().starts_with("interleave");
+        let probs = self.interleave_probs.len();
+        r.refuse(
+            probs > 0 && !interleaves,
+            "interleave_probs",
+            "`interleave_probs` is only valid for interleaved mixing.",
+        );
+        let unequal = |names: &[String]| probs > 0 && !names.is_empty() && names.len() != probs;
+        r.refuse(
+            interleaves && unequal(&self.dataset),
+            "interleave_probs",
+            "The length of dataset and interleave probs should be identical.",
+        );
+        r.refuse(
+            interleaves && unequal(&self.eval_dataset),
+            "interleave_probs",
+            "The length of eval dataset and interleave probs should be identical.",
+        );
+        r.refuse(
+            self.streaming && self.val_size > NO_SPLIT && self.val_size < 1.0,
+            "val_size",
+            "Streaming mode should have an integer val size.",
+        );
+        r.refuse(
+            self.streaming && self.max_samples.is_some(),
+            "max_samples",
+            "`max_samples` is incompatible with `streaming`.",
+        );
+        r.refuse(
+            self.streaming && self.max_steps <= 0,
+            "max_steps",
+            "Please specify `max_steps` in streaming mode.",
+        );
+    }
+
+    fn check_method(&self, r: &mut Rules) {
+        let lora = self.finetuning_type == FinetuningType::Lora;
+        r.refuse(
+            !lora && !self.adapter_name_or_path.is_empty(),
+            "adapter_name_or_path",
+            "Adapter is only valid for the LoRA method.",
+        );
+        for (field, set) in [
+            ("loraplus_lr_ratio", self.loraplus_lr_ratio.is_some()),
+            ("use_rslora", self.use_rslora),
+            ("use_dora", self.use_dora),
+            ("pissa_init", self.pissa_init),
+        ] {
+            let message = format!("`{field}` is only valid for LoRA training.");
+            r.refuse(!lora && set, field, &message);
+        }
+        r.refuse(
+            lora && (self.use_galore || self.use_badam),
+            if self.use_badam {
+                "use_badam"
+            } else {
+                "use_galore"
+            },
+            "Cannot use LoRA with GaLore, APOLLO or BAdam together.",
+        );
+        r.refuse(
+            self.use_galore && self.use_badam,
+            "use_badam",
+            "Cannot use GaLore, APOLLO or BAdam together.",
+        );
+        self.check_quantization(r, lora);
+    }
+
+    fn check_quantization(&self, r: &mut Rules, lora: bool) {
+        let field = "quantization_bit";
+        let quantized = self.quantization_bit.is_some();
+        r.refuse(
+            quantized && !lora,
+            field,
+            "Quantization is only compatible with the LoRA or OFT method.",
+        );
+        r.refuse(
+            quantized && self.pissa_init,
+            field,
+            "Please use scripts/pissa_init.py to initialize PiSSA for a quantized model.",
+        );
+        r.refuse(
+            quantized && self.resize_vocab,
+            field,
+            "Cannot resize embedding layers of a quantized model.",
+        );
+        r.refuse(
+            quantized && self.create_new_adapter,
+            field,
+            "Cannot create new adapter upon a quantized model.",
+        );
+        r.refuse(
+            quantized && self.adapter_name_or_path.len() > 1,
+            field,
+            "Quantized model only accepts a single adapter. Merge them first.",
+        );
+    }
+
+    fn check_training(&self, r: &mut Rules) {
+        let held_out = !self.eval_dataset.is_empty() || self.val_size > NO_SPLIT;
+        r.refuse(
+            self.evaluates() && !held_out,
+            "val_size",
+            "Please make sure eval_dataset be provided or val_size >1e-6",
+        );
+        r.refuse(
+            self.fp16 && (self.bf16 || self.pure_bf16),
+            "fp16",
+            "At most one of fp16 and bf16 can be True, but not both",
+        );
+        r.refuse(
+            self.max_steps < 1 && self.num_train_epochs == 0.0,
+            "num_train_epochs",
+            "`num_train_epochs` of 0 needs `max_steps`.",
+        );
+        for (field, steps) in [
+            ("logging_steps", Some(self.logging_steps)),
+            ("save_steps", Some(self.save_steps)),
+            ("eval_steps", self.eval_steps),
+        ] {
+            let message = format!("--{field} must be an integer if bigger than 1");
+            r.refuse(
+                steps.is_some_and(|steps| steps > 1.0 && steps.fract() != 0.0),
+                field,
+                &message,
+            );
+        }
+        let by_steps = self.logging_strategy == IntervalStrategy::Steps;
+        r.refuse(
+            by_steps && self.logging_steps == 0.0,
+            "logging_steps",
+            "logging strategy steps requires non-zero --logging_steps",
+        );
+        self.check_schedule(r);
+    }
+
+    fn check_schedule(&self, r: &mut Rules) {
+        let field = "lr_scheduler_kwargs";
+        let given = |name: &str| {
+            self.lr_scheduler_kwargs
+                .as_ref()
+                .is_some_and(|kwargs| kwargs.get(name).is_some())
+        };
+        let needs_min = matches!(
+            self.lr_scheduler_type,
+            SchedulerType::CosineWithMinLr | SchedulerType::CosineWarmupWithMinLr
+        );
+        r.refuse(
+            needs_min && !given("min_lr") && !given("min_lr_rate"),
+            field,
+            "One of min_lr or min_lr_rate should be set through the `lr_scheduler_kwargs`",
+        );
+        r.refuse(
+            needs_min && given("min_lr") && given("min_lr_rate"),
+            field,
+            "Only one of min_lr or min_lr_rate should be set",
+        );
+        let mut kwargs = self.lr_scheduler_kwargs.iter().flatten();
+        let wrong =
+            kwargs.find(|(_, value)| !value.is_number() && !value.is_string() && !value.is_null());
+        if let Some((name, value)) = wrong {
+            r.refuse(
+                true,
+                field,
+                &format!("{name} is {value}, which is not a number"),
+            );
+        }
+    }
+}
+
+#[derive(Default)]
+struct Rules {
+    errors: Vec<FieldError>,
+}
+
+impl Rules {
+    fn refuse(&mut self, broken: bool, field: &str, message: &str) {
+        if broken {
+            self.errors.push(FieldError {
+                field: field.to_owned(),
+                message: message.to_owned(),
+            });
+        }
+    }
+}

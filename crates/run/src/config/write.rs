@@ -1,0 +1,210 @@
+//! A config as YAML, as a shell command, and the table of all arguments as Markdown.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use crate::fields::{Class, FIELDS, Field, Group};
+
+/// Words that YAML 1.1 reads as something else than text.
+const NOT_TEXT: [&str; 11] = [
+    "", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n",
+];
+
+/// `name: value` lines that both YAML 1.1 and 1.2 read alike.
+pub(super) fn yaml(map: &Map<String, Value>) -> String {
+    map.iter().fold(String::new(), |mut out, (name, value)| {
+        let _ = writeln!(out, "{name}: {}", yaml_value(value));
+        out
+    })
+}
+
+fn yaml_value(value: &Value) -> String {
+    match value {
+        Value::String(text) if is_plain(text) => text.clone(),
+        Value::String(text) => quoted(text),
+        Value::Number(number) => yaml_number(&number.to_string()),
+        Value::Array(items) => {
+            format!(
+                "[{}]",
+                items.iter().map(yaml_value).collect::<Vec<_>>().join(", ")
+            )
+        }
+        Value::Object(map) => {
+            let pair = |(name, value): (&String, &Value)| {
+                format!("{}: {}", quoted(name), yaml_value(value))
+            };
+            format!(
+                "{{{}}}",
+                map.iter().map(pair).collect::<Vec<_>>().join(", ")
+            )
+        }
+        other => other.to_string(),
+    }
+}
+
+/// PyYAML takes `5e-5` for text: a float there has a point and a sign in its exponent.
+fn yaml_number(text: &str) -> String {
+    let Some((mantissa, exponent)) = text.split_once('e') else {
+        return text.to_owned();
+    };
+    let point = if mantissa.contains('.') { "" } else { ".0" };
+    let sign = if exponent.starts_with(['-', '+']) {
+        ""
+    } else {
+        "+"
+    };
+    format!("{mantissa}{point}e{sign}{exponent}")
+}
+
+/// Text that needs no quotes: letters first, no word or sign that means something else.
+fn is_plain(text: &str) -> bool {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"_./@+-,".contains(&byte);
+    let first = text
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'/');
+    first && text.bytes().all(safe) && !NOT_TEXT.contains(&text.to_ascii_lowercase().as_str())
+}
+
+/// JSON's quotes are YAML's, but for the characters that YAML takes for line breaks or forbids.
+fn quoted(text: &str) -> String {
+    let json = Value::from(text).to_string();
+    json.chars().fold(String::new(), |mut out, char| {
+        let code = u32::from(char);
+        if matches!(
+            code,
+            0x7f..=0x9f | 0x2028 | 0x2029 | 0xfeff | 0xfffe | 0xffff
+        ) {
+            let _ = write!(out, "\\u{code:04x}");
+        } else {
+            out.push(char);
+        }
+        out
+    })
+}
+
+/// A command that any POSIX shell reads, one argument a line.
+pub(super) fn command(map: &Map<String, Value>) -> String {
+    map.iter()
+        .fold("tallow train".to_owned(), |mut out, (name, value)| {
+            let _ = write!(out, " \\\n    {}", argument(name, value));
+            out
+        })
+}
+
+fn argument(name: &str, value: &Value) -> String {
+    let text = match value {
+        Value::Bool(true) => "True".to_owned(),
+        Value::Bool(false) => "False".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            // An item with a comma in it: each is given by itself.
+            let one = |item: &Value| argument(name, item);
+            return items.iter().map(one).collect::<Vec<_>>().join(" \\\n    ");
+        }
+        other => other.to_string(),
+    };
+    if text.starts_with("--") {
+        return shell_word(&format!("--{name}={text}"));
+    }
+    format!("--{name} {}", shell_word(&text))
+}
+
+fn shell_word(text: &str) -> String {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"_./@+-,:=%".contains(&byte);
+    if !text.is_empty() && text.bytes().all(safe) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+const HEAD: &str = "\
+# Arguments
+
+Every argument of LLaMA-Factory, and Tallow's own, with what becomes of it. Made from the field
+table in `crates/run/src/fields`; a test keeps it equal (`UPDATE=1` rewrites it).
+
+* **done**: it works.
+* **no effect**: accepted, and said once in the log why it changes nothing.
+* **refused**: an error with this reason, unless the value asks for nothing.
+";
+
+pub(super) fn markdown() -> String {
+    let mut out = HEAD.to_owned();
+    for class in ["done", "no effect", "refused"] {
+        let count = FIELDS
+            .iter()
+            .filter(|field| class_name(field) == class)
+            .count();
+        let _ = write!(
+            out,
+            "{}{count} {class}",
+            if class == "done" { "\n" } else { ", " }
+        );
+    }
+    let _ = writeln!(out, ": {} in all.", FIELDS.len());
+    for group in Group::ALL {
+        let _ = write!(
+            out,
+            "\n## {}\n\n| argument | class | default | |\n|---|---|---|---|\n",
+            group.title()
+        );
+        for class in ["done", "no effect", "refused"] {
+            let of_class = |field: &&Field| field.group == group && class_name(field) == class;
+            for field in FIELDS.iter().filter(of_class) {
+                let _ = writeln!(
+                    out,
+                    "| `{}` | {class} | {} | {} |",
+                    field.name,
+                    default_text(field),
+                    explained(field).replace('|', "\\|"),
+                );
+            }
+        }
+    }
+    out
+}
+
+const fn class_name(field: &Field) -> &'static str {
+    match field.class {
+        Class::Done => "done",
+        Class::NoEffect(_) => "no effect",
+        Class::Refused(_) => "refused",
+    }
+}
+
+fn default_text(field: &Field) -> String {
+    match field.default_value() {
+        Value::Null => "none".to_owned(),
+        Value::String(text) if text.is_empty() => "none".to_owned(),
+        Value::String(text) => format!("`{text}`"),
+        other => format!("`{other}`"),
+    }
+}
+
+fn explained(field: &Field) -> String {
+    let mut text = match field.class {
+        Class::Done => field.help.to_owned(),
+        Class::NoEffect(why) | Class::Refused(why) => {
+            let mut why = sentence(why);
+            if !field.help.is_empty() {
+                why = format!("{} ({why})", field.help);
+            }
+            why
+        }
+    };
+    if matches!(field.class, Class::Done) && !field.choices.is_empty() {
+        let _ = write!(text, " One of {}.", field.supported());
+        if !field.not_yet.is_empty() {
+            let _ = write!(text, " Not yet: {}.", field.not_yet.join(", "));
+        }
+    }
+    text
+}
+
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|char| char.to_ascii_uppercase());
+    first.into_iter().chain(chars).chain(['.']).collect()
+}
