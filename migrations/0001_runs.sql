@@ -14,7 +14,8 @@ create table run (
   ended_ms      integer,
   queue_pos     integer not null,             -- smallest first; a resumed run goes to the end
   worker_pid    integer,                      -- for people and signals; liveness is the run's lock
-  spawned_at    integer not null default 0,   -- length of events.jsonl when the present worker was started
+  exit_code     integer,                      -- the present worker's last word, from events.jsonl; null = none yet
+  exit_message  text,
   restarts      integer not null default 0,   -- automatic restarts without progress
   best_step     integer not null default 0,   -- highest step at the last restart: more is progress
   stop_mode     text,                         -- 'save' or 'now' while stopping
@@ -43,7 +44,7 @@ create index run_by_status on run (status, queue_pos);
 create table event (
   run   integer not null references run (num) on delete cascade,
   seq   integer not null,                     -- 1, 2, 3 ... of this run: the id of the SSE stream
-  kind  text    not null,                     -- metric log state sample checkpoint notice done
+  kind  text    not null,                     -- metric log state sample checkpoint notice rewound done
   at_ms integer not null,
   body  text    not null,                     -- JSON
   primary key (run, seq)

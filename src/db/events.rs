@@ -49,18 +49,18 @@ pub async fn of_kind(db: &Db, run: i64, kind: &str, limit: u32) -> Result<Vec<Ev
         .await?)
 }
 
-/// Appends one event; without a body, the state of `row` itself. Gives the row back with its new `seq`.
+/// Appends one event and counts `row.seq` up; without a body, the state of `row` itself.
 pub(super) async fn append(
     tx: &mut Transaction<'_, Sqlite>,
-    mut row: RunRow,
+    row: &mut RunRow,
     at_ms: i64,
     kind: &str,
     body: Option<&Value>,
-) -> Result<RunRow> {
+) -> Result<()> {
     row.seq += 1;
     let text = match body {
         Some(body) => body.to_string(),
-        None => state(&row).to_string(),
+        None => state(row).to_string(),
     };
     sqlx::query("insert into event (run, seq, kind, at_ms, body) values (?, ?, ?, ?, ?)")
         .bind(row.num)
@@ -75,7 +75,7 @@ pub(super) async fn append(
         .bind(row.num)
         .execute(&mut **tx)
         .await?;
-    Ok(row)
+    Ok(())
 }
 
 /// What a `state` event says of a run.

@@ -121,8 +121,10 @@ pub struct RunRow {
     pub queue_pos: i64,
     /// Process id of its worker, while one is alive.
     pub worker_pid: Option<i64>,
-    /// Length of events.jsonl when the present worker was started: an exit event before it is an older worker's.
-    pub spawned_at: i64,
+    /// The present worker's last word; `None` while it lives or where it died without one.
+    pub exit_code: Option<i64>,
+    /// The reason it gave.
+    pub exit_message: Option<String>,
     /// Automatic restarts since the last progress.
     pub restarts: i64,
     /// Highest step at the last restart.
@@ -214,7 +216,7 @@ pub struct Filter {
 }
 
 const COLUMNS: &str = "select num, id, name, status, config, output_dir, created_ms, started_ms, \
-    ended_ms, queue_pos, worker_pid, spawned_at, restarts, best_step, stop_mode, reason, phase, \
+    ended_ms, queue_pos, worker_pid, exit_code, exit_message, restarts, best_step, stop_mode, reason, phase, \
     phase_done, phase_total, step, total_steps, epoch, elapsed_s, tokens_per_s, last_loss, \
     last_eval_loss, checkpoint_step, seq, worker_seq, events_offset, log_offset from run ";
 
@@ -230,6 +232,17 @@ fn select(tail: &str) -> sqlx::AssertSqlSafe<String> {
 pub async fn get(db: &Db, id: &str) -> Result<Option<RunRow>> {
     Ok(sqlx::query_as(select("where id = ?"))
         .bind(id)
+        .fetch_optional(db.read())
+        .await?)
+}
+
+/// The run that was made with that `start_id`.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn by_start_id(db: &Db, start_id: &str) -> Result<Option<RunRow>> {
+    Ok(sqlx::query_as(select("where start_id = ?"))
+        .bind(start_id)
         .fetch_optional(db.read())
         .await?)
 }
@@ -355,8 +368,8 @@ pub struct Change {
     pub reason: Option<Option<String>>,
     /// New worker; `Some(None)` clears it.
     pub worker_pid: Option<Option<i64>>,
-    /// Length of events.jsonl at the start of this worker.
-    pub spawned_at: Option<i64>,
+    /// A new worker was started: the last word of the one before no longer counts.
+    pub spawned: bool,
     /// Restarts without progress.
     pub restarts: Option<i64>,
     /// Highest step at the last restart.
@@ -380,7 +393,8 @@ pub async fn change(db: &Db, id: &str, now_ms: i64, change: &Change) -> Result<R
     sqlx::query(
         "update run set status = coalesce(?2, status), \
          reason = iif(?3, ?4, reason), worker_pid = iif(?5, ?6, worker_pid), \
-         spawned_at = coalesce(?7, spawned_at), restarts = coalesce(?8, restarts), \
+         exit_code = iif(?7, null, exit_code), exit_message = iif(?7, null, exit_message), \
+         restarts = coalesce(?8, restarts), \
          best_step = coalesce(?9, best_step), stop_mode = iif(?10, ?11, stop_mode), \
          started_ms = coalesce(started_ms, ?12), ended_ms = iif(?13, ?14, ended_ms), \
          queue_pos = iif(?15, (select max(queue_pos) + 1 from run), queue_pos) where id = ?1",
@@ -391,7 +405,7 @@ pub async fn change(db: &Db, id: &str, now_ms: i64, change: &Change) -> Result<R
     .bind(change.reason.clone().flatten())
     .bind(change.worker_pid.is_some())
     .bind(change.worker_pid.flatten())
-    .bind(change.spawned_at)
+    .bind(change.spawned)
     .bind(change.restarts)
     .bind(change.best_step)
     .bind(change.stop_mode.is_some())
@@ -402,13 +416,13 @@ pub async fn change(db: &Db, id: &str, now_ms: i64, change: &Change) -> Result<R
     .bind(change.requeue)
     .execute(&mut *tx)
     .await?;
-    let row = fetch(&mut tx, id).await?;
+    let mut row = fetch(&mut tx, id).await?;
     let kind = if row.status.is_over() {
         "done"
     } else {
         "state"
     };
-    let row = super::events::append(&mut tx, row, now_ms, kind, None).await?;
+    super::events::append(&mut tx, &mut row, now_ms, kind, None).await?;
     tx.commit().await?;
     Ok(row)
 }

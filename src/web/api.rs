@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use run::fields::{Class, FIELDS, Field};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -45,5 +46,31 @@ pub async fn demo(State(state): State<AppState>) -> Result<impl IntoResponse> {
 /// Every argument: name, type, default, class, help.
 #[utoipa::path(get, path = "/api/v1/fields", responses((status = 200, body = Value)))]
 pub async fn fields() -> Json<Value> {
-    Json(json!({ "fields": [] }))
+    let fields: Vec<Value> = FIELDS.iter().map(field).collect();
+    Json(json!({ "fields": fields }))
+}
+
+fn field(field: &Field) -> Value {
+    let (class, why) = match field.class {
+        Class::Done => ("done", None),
+        Class::NoEffect(why) => ("no_effect", Some(why)),
+        Class::Refused(why) => ("refused", Some(why)),
+    };
+    json!({
+        "name": field.name,
+        "group": format!("{:?}", field.group).to_lowercase(),
+        "kind": format!("{:?}", field.kind).to_lowercase(),
+        "default": if field.secret { Value::Null } else { field.default_value() },
+        "class": class,
+        "why": why,
+        "level": format!("{:?}", field.level).to_lowercase(),
+        "help": field.help,
+        "choices": field.choices,
+        "not_yet": field.not_yet,
+        "min": field.min,
+        "max": field.max,
+        "unit": field.unit,
+        "optional": field.optional,
+        "needs": field.needs,
+    })
 }
