@@ -89,12 +89,14 @@ function paintStep(step, total) {
 }
 
 function takeMetric(point) {
-  for (const [key, value] of Object.entries(point.values)) {
-    curves[key]?.push(point.step, value);
+  for (const key of KEYS) {
+    const value = point[key];
+    if (value === undefined) continue;
+    curves[key].push(point.step, value);
     const shown = by(`v-${key}`);
     if (shown) shown.textContent = key === 'tokens_per_s' ? count(value) : number(value);
   }
-  const { loss, tokens_per_s: speed } = point.values;
+  const { loss, tokens_per_s: speed } = point;
   if (loss === undefined) return;
   put('r-loss', number(loss));
   if (speed) put('r-speed', count(speed), word('unit.tokens'));
@@ -193,7 +195,7 @@ function take(kind, data) {
       for (const plot of Object.values(plots)) plot.draw();
       break;
     }
-    case 'log': takeLog(data); break;
+    case 'log': takeLog(data.flat()); break;
     case 'notice': takeLog([data]); break;
     case 'sample': takeSample(data); break;
     case 'checkpoint': checkpoints.add(data.step); plots.loss.draw(); break;

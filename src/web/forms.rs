@@ -12,9 +12,9 @@ use super::pages::view::plain;
 
 /// What a new form starts with besides the defaults: a curve from the first step on. LLaMA-Factory's command line logs
 /// every 500 steps.
-const START: &[(&str, &str)] = &[("logging_steps", "1"), ("plot_loss", "true")];
-/// Arguments that a button of the page decides.
-const DECIDED: &[&str] = &["do_train"];
+const START: &[(&str, &str)] = &[("logging_steps", "1")];
+/// Arguments that the server decides: what is started here trains, and its curve is drawn.
+const DECIDED: &[&str] = &["do_train", "plot_loss"];
 
 /// The typed values of a form, one a field.
 #[derive(Debug, Clone, Default)]
@@ -114,7 +114,7 @@ impl Typed {
     /// The configuration of a run. Where it wrote is left out: a clone gets a folder of its own.
     #[must_use]
     pub fn clone_of(config: &Map<String, Value>) -> Self {
-        let kept = config.iter().filter(|(name, _)| !matches!(name.as_str(), "output_dir" | "resume_from_checkpoint" | "overwrite_output_dir"));
+        let kept = config.iter().filter(|(name, _)| !matches!(name.as_str(), "output_dir" | "resume_from_checkpoint" | "overwrite_output_dir") && !DECIDED.contains(&name.as_str()));
         Self::sent(kept.map(|(name, value)| (name.clone(), plain(value))).collect())
     }
 

@@ -117,7 +117,7 @@ pub async fn create(
 ) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
     let start_id = typed.take("start_id").filter(|id| !id.is_empty() && id.len() <= 100);
-    match state.jobs.create(&arguments(&typed), start_id.clone()).await {
+    match state.jobs.create(&typed.pairs(), start_id.clone()).await {
         Ok((row, _)) => Ok(go(htmx, &format!("/runs/{}", row.id))),
         Err(CreateError::Invalid(errors)) => {
             let errors = errors.into_iter().map(|error| FieldProblem { field: error.field, message: error.message }).collect();
@@ -174,7 +174,7 @@ impl Wrong {
 
 impl Check {
     async fn new(state: &AppState, typed: &Typed, lang: Lang) -> Result<Self> {
-        let pairs = arguments(typed);
+        let pairs = typed.pairs();
         let (prepared, errors) = match state.jobs.check(&pairs).await {
             Ok(prepared) => (Some(prepared), Vec::new()),
             Err(CreateError::Invalid(errors)) => (None, errors),
@@ -182,7 +182,7 @@ impl Check {
         };
         // what is wrong is left out of the preview; the rest stays in step
         let config: Map<String, Value> = match &prepared {
-            Some(prepared) => prepared.config.clone(),
+            Some(prepared) => prepared.map.clone(),
             None => pairs.into_iter().filter(|(name, _)| !errors.iter().any(|error| error.field == *name)).collect(),
         };
         let written = written(&config);
@@ -190,7 +190,7 @@ impl Check {
             let counts = runs::counts(&state.db).await?;
             counts.iter().filter(|(status, _)| !status.is_over()).map(|(_, n)| n).sum()
         };
-        let notices = prepared.as_ref().map(|prepared| prepared.notices.clone()).unwrap_or_default();
+        let notices = prepared.iter().flat_map(|prepared| &prepared.notices).map(|notice| notice.text.clone()).collect();
         let facts = facts(&config, prepared.as_ref(), lang);
         let errors: Vec<Wrong> = errors.into_iter().map(|error| Wrong::new(error.field, error.message, lang)).collect();
         let button = match errors.first() {
@@ -227,13 +227,6 @@ fn facts(config: &Map<String, Value>, prepared: Option<&Prepared>, lang: Lang) -
         facts.push((lang.text("new.output").to_owned(), folder));
     }
     facts
-}
-
-/// What the form asks for; the button says that it trains.
-fn arguments(typed: &Typed) -> Vec<(String, Value)> {
-    let mut pairs = typed.pairs();
-    pairs.push(("do_train".to_owned(), Value::Bool(true)));
-    pairs
 }
 
 /// Models and data sets of the newest runs, to propose.

@@ -24,7 +24,7 @@ use crate::web::error::{Error, Result};
 use crate::web::state::AppState;
 
 /// Log lines of the first paint.
-const LINES: u32 = 300;
+const LINES: usize = 300;
 /// Log lines of an error card.
 const LAST_LINES: usize = 40;
 /// Rows of the curve as a table.
@@ -242,9 +242,12 @@ fn known(rows: Vec<EventRow>, row: &RunRow) -> Vec<Value> {
 
 /// The newest log lines, oldest first.
 async fn lines(state: &AppState, row: &RunRow) -> Result<Vec<String>> {
-    let rows = events::of_kind(&state.db, row.num, "log", LINES).await?;
-    let text = |body: Value| body.get("text").and_then(Value::as_str).map(str::to_owned);
-    Ok(known(rows, row).into_iter().filter_map(text).collect())
+    let rows = events::of_kind(&state.db, row.num, "log", 300).await?;
+    let text = |line: &Value| line.get("text").and_then(Value::as_str).map(str::to_owned);
+    let flushes = known(rows, row);
+    let mut all: Vec<String> = flushes.iter().filter_map(Value::as_array).flatten().filter_map(text).collect();
+    all.drain(..all.len().saturating_sub(LINES));
+    Ok(all)
 }
 
 /// How a log line is drawn; static/live.js has the same rule.
