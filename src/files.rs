@@ -28,17 +28,30 @@ impl Roots {
         };
         if !data_dir.is_dir() {
             let mut builder = DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(data_dir).map_err(|error| named(data_dir, error))?;
+            builder
+                .recursive(true)
+                .mode(0o700)
+                .create(data_dir)
+                .map_err(|error| named(data_dir, error))?;
         }
         // a folder that others could read until now will hold a token and logs
-        let mode = fs::metadata(data_dir).map_err(|error| named(data_dir, error))?.permissions().mode();
+        let mode = fs::metadata(data_dir)
+            .map_err(|error| named(data_dir, error))?
+            .permissions()
+            .mode();
         if mode & 0o077 != 0 {
             let private = fs::Permissions::from_mode(0o700);
             fs::set_permissions(data_dir, private).map_err(|error| named(data_dir, error))?;
         }
         let resolve = |path: &Path| path.canonicalize().map_err(|error| named(path, error));
-        let allowed = allow.iter().map(|path| resolve(path)).collect::<io::Result<_>>()?;
-        Ok(Self { data_dir: resolve(data_dir)?, allowed })
+        let allowed = allow
+            .iter()
+            .map(|path| resolve(path))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            data_dir: resolve(data_dir)?,
+            allowed,
+        })
     }
 
     /// The data folder, absolute, without symbolic links.
@@ -54,9 +67,14 @@ impl Roots {
     /// One line for the user: it is outside, or is not there.
     pub fn readable(&self, text: &str) -> Result<PathBuf, String> {
         let path = plain(text)?;
-        let here = if path.is_relative() { std::env::current_dir().ok() } else { None };
+        let here = if path.is_relative() {
+            std::env::current_dir().ok()
+        } else {
+            None
+        };
         let elsewhere = here.and_then(|here| self.resolve(&here.join(path), path).ok());
-        self.resolve(&self.data_dir.join(path), path).or_else(|why| elsewhere.ok_or(why))
+        self.resolve(&self.data_dir.join(path), path)
+            .or_else(|why| elsewhere.ok_or(why))
     }
 
     /// The same for a path that can only mean one below `base`.
@@ -100,7 +118,10 @@ impl Roots {
                 }
             }
         };
-        let resolved = missing.iter().rev().fold(resolved, |path, name| path.join(name));
+        let resolved = missing
+            .iter()
+            .rev()
+            .fold(resolved, |path, name| path.join(name));
         if !self.covers(&resolved) {
             return Err(self.outside(path));
         }
@@ -119,7 +140,9 @@ impl Roots {
 
     /// A folder must not lead out through a link in it.
     fn entries_inside(&self, found: &Path) -> Result<(), String> {
-        let Ok(entries) = fs::read_dir(found) else { return Ok(()) };
+        let Ok(entries) = fs::read_dir(found) else {
+            return Ok(());
+        };
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
                 let target = entry.path().canonicalize();
@@ -215,9 +238,17 @@ mod tests {
         symlink(base.join("allowed/sub"), base.join("data/in")).unwrap();
         symlink(base.join("outside/none"), base.join("data/dangling")).unwrap();
         fs::create_dir(base.join("data/mixed")).unwrap();
-        symlink(base.join("outside/secret/file"), base.join("data/mixed/model.safetensors")).unwrap();
+        symlink(
+            base.join("outside/secret/file"),
+            base.join("data/mixed/model.safetensors"),
+        )
+        .unwrap();
         let roots = Roots::open(&base.join("data"), &[base.join("allowed")]).unwrap();
-        Fixture { _dir: dir, base, roots }
+        Fixture {
+            _dir: dir,
+            base,
+            roots,
+        }
     }
 
     #[test]
@@ -232,12 +263,32 @@ mod tests {
         }
         let long = "a/".repeat(3000);
         for wrong in [
-            "", "\0", "..", "../outside", "../data-evil", "out", "out/secret", "out/secret/file", "dangling", "mixed",
-            "/etc/passwd", "/proc/self/environ", "/nowhere", "model/../../outside", &long, "%2e%2e/outside",
+            "",
+            "\0",
+            "..",
+            "../outside",
+            "../data-evil",
+            "out",
+            "out/secret",
+            "out/secret/file",
+            "dangling",
+            "mixed",
+            "/etc/passwd",
+            "/proc/self/environ",
+            "/nowhere",
+            "model/../../outside",
+            &long,
+            "%2e%2e/outside",
         ] {
             assert!(roots.readable(wrong).is_err(), "{wrong}");
         }
-        for wrong in ["outside", "data-evil", "outside/none", "data/../outside", "allowed/../outside"] {
+        for wrong in [
+            "outside",
+            "data-evil",
+            "outside/none",
+            "data/../outside",
+            "allowed/../outside",
+        ] {
             let text = roots.readable(&absolute(wrong)).unwrap_err();
             assert!(text.contains("--allow-path"), "{text}");
         }
@@ -255,9 +306,25 @@ mod tests {
         check("saves/a/b", Some("data/saves/a/b"));
         check("x/../y", Some("data/y"));
         check("in/new", Some("allowed/sub/new"));
-        check(&base.join("allowed/new").display().to_string(), Some("allowed/new"));
+        check(
+            &base.join("allowed/new").display().to_string(),
+            Some("allowed/new"),
+        );
         check(&base.join("outside/new").display().to_string(), None);
-        for wrong in ["", ".", "..", "runs", "../data-evil/x", "out/x", "dangling", "dangling/x", "/", "/etc/x", "x/../..", "\0"] {
+        for wrong in [
+            "",
+            ".",
+            "..",
+            "runs",
+            "../data-evil/x",
+            "out/x",
+            "dangling",
+            "dangling/x",
+            "/",
+            "/etc/x",
+            "x/../..",
+            "\0",
+        ] {
             check(wrong, None);
         }
         fs::write(base.join("data/file"), "x").unwrap();

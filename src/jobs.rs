@@ -69,7 +69,9 @@ impl StopMode {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Save, Self::Now].into_iter().find(|mode| mode.as_str() == text)
+        [Self::Save, Self::Now]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
     }
 }
 
@@ -133,7 +135,16 @@ impl Jobs {
         stop: CancellationToken,
     ) -> Self {
         let (bells, nudge, gate) = (Bells::default(), Notify::new(), tokio::sync::Mutex::new(()));
-        Self(Arc::new(Inner { db, config, roots, clock, bells, nudge, stop, gate }))
+        Self(Arc::new(Inner {
+            db,
+            config,
+            roots,
+            clock,
+            bells,
+            nudge,
+            stop,
+            gate,
+        }))
     }
 
     /// Adopts the workers of the server before this one, then takes runs from the queue until the stop token.
@@ -153,7 +164,11 @@ impl Jobs {
     ///
     /// # Errors
     /// With every wrong argument, or where the database fails.
-    pub async fn create(&self, pairs: &Pairs, start_id: Option<String>) -> Result<(RunRow, bool), CreateError> {
+    pub async fn create(
+        &self,
+        pairs: &Pairs,
+        start_id: Option<String>,
+    ) -> Result<(RunRow, bool), CreateError> {
         if let Some(start_id) = &start_id
             && let Some(row) = runs::by_start_id(&self.0.db, start_id).await?
         {
@@ -177,7 +192,10 @@ impl Jobs {
     /// # Errors
     /// Where there is no such run or it is over.
     pub async fn stop(&self, id: &str, mode: StopMode) -> Result<RunRow, ActionError> {
-        let (row, effect) = self.0.step(id, Input::Stop(mode), Change::default()).await?;
+        let (row, effect) = self
+            .0
+            .step(id, Input::Stop(mode), Change::default())
+            .await?;
         if let Effect::Tell(mode) = effect {
             let wish = match mode {
                 StopMode::Save => Wish::StopAndSave,
@@ -200,9 +218,16 @@ impl Jobs {
         if let Some(other) = runs::unfinished_in(&self.0.db, &found.output_dir).await?
             && other.id != found.id
         {
-            return Err(ActionError::Refused(format!("The run {} writes to the same folder.", other.id)));
+            return Err(ActionError::Refused(format!(
+                "The run {} writes to the same folder.",
+                other.id
+            )));
         }
-        let change = Change { reason: Some(None), ended_ms: Some(None), ..Change::default() };
+        let change = Change {
+            reason: Some(None),
+            ended_ms: Some(None),
+            ..Change::default()
+        };
         let (row, _) = self.0.step(id, Input::Resume, change).await?;
         self.0.nudge.notify_one();
         Ok(row)
@@ -217,12 +242,19 @@ impl Jobs {
 
 impl Inner {
     /// One input to the state machine, stored. `change` adds what the input itself does not say.
-    async fn step(&self, id: &str, input: Input, change: Change) -> Result<(RunRow, Effect), ActionError> {
+    async fn step(
+        &self,
+        id: &str,
+        input: Input,
+        change: Change,
+    ) -> Result<(RunRow, Effect), ActionError> {
         let _one_at_a_time = self.gate.lock().await;
-        let row = runs::get(&self.db, id).await?.ok_or_else(|| ActionError::NoRun(id.to_owned()))?;
+        let row = runs::get(&self.db, id)
+            .await?
+            .ok_or_else(|| ActionError::NoRun(id.to_owned()))?;
         let before = state_of(&row);
-        let (after, effect) =
-            state::next(before, input).map_err(|refused| ActionError::Refused(refused.0.to_owned()))?;
+        let (after, effect) = state::next(before, input)
+            .map_err(|refused| ActionError::Refused(refused.0.to_owned()))?;
         let now = self.clock.now_ms();
         let over = after.status.is_over();
         let change = Change {
@@ -231,7 +263,11 @@ impl Inner {
             best_step: Some(after.best_step),
             stop_mode: Some(after.stop.map(StopMode::as_str)),
             requeue: effect == Effect::Queue,
-            ended_ms: if over { Some(Some(now)) } else { change.ended_ms },
+            ended_ms: if over {
+                Some(Some(now))
+            } else {
+                change.ended_ms
+            },
             worker_pid: if over { Some(None) } else { change.worker_pid },
             ..change
         };
@@ -249,6 +285,10 @@ fn state_of(row: &RunRow) -> State {
         status: row.status,
         restarts: row.restarts,
         best_step: row.best_step,
-        stop: row.stop_mode.as_deref().and_then(StopMode::parse).filter(|_| row.status == Status::Stopping),
+        stop: row
+            .stop_mode
+            .as_deref()
+            .and_then(StopMode::parse)
+            .filter(|_| row.status == Status::Stopping),
     }
 }

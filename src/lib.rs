@@ -12,9 +12,14 @@
 //! - [`jobs`]: queue, supervisor, adoption, ingest. No HTTP.
 //! - [`web`]: routes, guard, JSON API, SSE, pages. No processes, no SQL.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;
 pub mod files;
 pub mod jobs;
+pub mod lifecycle;
+pub mod plot;
+pub mod telemetry;
 pub mod web;
+pub mod worker;

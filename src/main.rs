@@ -1,3 +1,10 @@
 //! The executable: parse the arguments, run a subcommand, give its exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    tallow::cli::main()
+}

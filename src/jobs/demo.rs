@@ -24,7 +24,9 @@ const INFO: &str = r#"{"demo": {"file_name": "identity.json"}}"#;
 /// Writes DATA/demo, where it is not there as it should be, and gives the arguments of the sample run.
 pub(super) async fn prepare(data_dir: &Path) -> Result<Pairs, CreateError> {
     let folder = data_dir.join("demo");
-    tokio::task::spawn_blocking(move || extract(&folder)).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(move || extract(&folder))
+        .await
+        .map_err(io::Error::other)?
 }
 
 fn extract(folder: &Path) -> Result<Pairs, CreateError> {
@@ -34,10 +36,15 @@ fn extract(folder: &Path) -> Result<Pairs, CreateError> {
         }
     }
     place(&folder.join("dataset_info.json"), INFO.as_bytes())?;
-    let (config, _) = Config::from_file(folder.join(CONFIG)).map_err(|error| CreateError::Invalid(error.errors))?;
+    let (config, _) = Config::from_file(folder.join(CONFIG))
+        .map_err(|error| CreateError::Invalid(error.errors))?;
     if !folder.join("model").is_dir() {
-        let message = "this build has no sample model; run scripts/make-demo and build again".to_owned();
-        return Err(CreateError::Invalid(vec![FieldError { field: "model_name_or_path".to_owned(), message }]));
+        let message =
+            "this build has no sample model; run scripts/make-demo and build again".to_owned();
+        return Err(CreateError::Invalid(vec![FieldError {
+            field: "model_name_or_path".to_owned(),
+            message,
+        }]));
     }
     let mut map = config.to_map();
     map.shift_remove("output_dir");

@@ -16,8 +16,22 @@ use tokio::process::{Child, Command};
 
 /// What a worker may know of the server's environment.
 const ENVIRONMENT: [&str; 16] = [
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "RAYON_NUM_THREADS", "SOURCE_DATE_EPOCH", "RUST_LOG",
-    "RUST_BACKTRACE", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "MODELSCOPE_CACHE", "CUDA_VISIBLE_DEVICES",
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "RAYON_NUM_THREADS",
+    "SOURCE_DATE_EPOCH",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "MODELSCOPE_CACHE",
+    "CUDA_VISIBLE_DEVICES",
 ];
 
 /// Starts `BIN worker RUN_DIR --after-wish SERIAL [--resume]`. Wishes up to `serial` are settled; `resume` lets it go on
@@ -25,8 +39,17 @@ const ENVIRONMENT: [&str; 16] = [
 ///
 /// # Errors
 /// Where the log cannot be opened or the process cannot be started.
-pub fn worker(bin: &Path, cwd: &Path, dir: &RunDir, serial: u64, resume: bool) -> io::Result<Child> {
-    let log = OpenOptions::new().append(true).create(true).open(dir.worker_log())?;
+pub fn worker(
+    bin: &Path,
+    cwd: &Path,
+    dir: &RunDir,
+    serial: u64,
+    resume: bool,
+) -> io::Result<Child> {
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(dir.worker_log())?;
     let mut command = Command::new(bin);
     command
         .arg("worker")
@@ -36,7 +59,11 @@ pub fn worker(bin: &Path, cwd: &Path, dir: &RunDir, serial: u64, resume: bool) -
         .args(resume.then_some("--resume"))
         .current_dir(cwd)
         .env_clear()
-        .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .envs(
+            ENVIRONMENT
+                .iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        )
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -49,10 +76,16 @@ pub fn worker(bin: &Path, cwd: &Path, dir: &RunDir, serial: u64, resume: bool) -
 /// false where it cannot be told.
 #[must_use]
 pub fn kill_holder(dir: &RunDir) -> bool {
-    let Some(pid) = lock::holder(dir).and_then(|pid| i32::try_from(pid).ok()) else { return false };
-    let Ok(inode) = fs::metadata(dir.lock()).map(|meta| meta.ino()) else { return false };
+    let Some(pid) = lock::holder(dir).and_then(|pid| i32::try_from(pid).ok()) else {
+        return false;
+    };
+    let Ok(inode) = fs::metadata(dir.lock()).map(|meta| meta.ino()) else {
+        return false;
+    };
     let table = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let Some(process) = Pid::from_raw(pid) else { return false };
+    let Some(process) = Pid::from_raw(pid) else {
+        return false;
+    };
     holds(&table, pid, inode) && kill_process(process, Signal::KILL).is_ok()
 }
 
@@ -78,7 +111,9 @@ mod tests {
     fn the_kernels_table() {
         let table = "1: POSIX  ADVISORY  WRITE 7 08:01:9 0 EOF\n2: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF\n\
                      2: -> FLOCK  ADVISORY  WRITE 55 08:01:5678 0 EOF\n3: FLOCK  ADVISORY  READ 8 08:01:10 0 EOF\n";
-        let check = |pid: i32, inode: u64, expected: bool| assert_eq!(holds(table, pid, inode), expected, "{pid} {inode}");
+        let check = |pid: i32, inode: u64, expected: bool| {
+            assert_eq!(holds(table, pid, inode), expected, "{pid} {inode}")
+        };
         check(1234, 5678, true);
         check(1234, 567, false);
         check(123, 5678, false);

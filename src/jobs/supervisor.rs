@@ -25,7 +25,10 @@ struct Slot {
 impl Slot {
     fn take(jobs: &Jobs, taken: &Arc<AtomicUsize>) -> Self {
         taken.fetch_add(1, Ordering::SeqCst);
-        Self { jobs: jobs.clone(), taken: taken.clone() }
+        Self {
+            jobs: jobs.clone(),
+            taken: taken.clone(),
+        }
     }
 }
 
@@ -41,14 +44,20 @@ pub(super) async fn run(jobs: Jobs) {
     let stop = jobs.0.stop.clone();
     let mut adopted = false;
     while !stop.is_cancelled() {
-        let outcome = if adopted { fill(&jobs, &taken).await } else { adopt(&jobs, &taken).await };
+        let outcome = if adopted {
+            fill(&jobs, &taken).await
+        } else {
+            adopt(&jobs, &taken).await
+        };
         match outcome {
             Ok(()) if !adopted => {
                 adopted = true;
                 continue;
             }
             Ok(()) => {}
-            Err(error) => tracing::warn!(%error, "the queue cannot reach the database; it tries again"),
+            Err(error) => {
+                tracing::warn!(%error, "the queue cannot reach the database; it tries again")
+            }
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -76,7 +85,9 @@ async fn adopt(jobs: &Jobs, taken: &Arc<AtomicUsize>) -> crate::db::Result<()> {
 async fn fill(jobs: &Jobs, taken: &Arc<AtomicUsize>) -> crate::db::Result<()> {
     while taken.load(Ordering::SeqCst) < jobs.0.config.workers.max(1) {
         let queued = runs::in_status(&jobs.0.db, &[Status::Queued]).await?;
-        let Some(row) = queued.into_iter().next() else { break };
+        let Some(row) = queued.into_iter().next() else {
+            break;
+        };
         let slot = Slot::take(jobs, taken);
         // `None`: it was stopped in this very moment, or could not be started and is failed now
         if let Some(watch) = Watch::start(jobs.0.clone(), row).await? {

@@ -52,7 +52,14 @@ impl Watch {
     /// Follows a worker that another server started.
     pub(super) fn adopted(jobs: Arc<Inner>, row: RunRow) -> Self {
         let reader = Arc::new(Mutex::new(Reader::new(&row)));
-        Self { jobs, dir: RunDir::new(&row.output_dir), id: row.id, child: None, reader, stop_now: None }
+        Self {
+            jobs,
+            dir: RunDir::new(&row.output_dir),
+            id: row.id,
+            child: None,
+            reader,
+            stop_now: None,
+        }
     }
 
     /// Starts the worker of a queued run. `None` where there is nothing to watch: it could not be started (and is
@@ -93,7 +100,10 @@ impl Watch {
                 Err(_) => {
                     if let Some(mut child) = watch.child.take() {
                         // it was stopped, or the run is gone: nobody waits for this worker
-                        child.kill().await.unwrap_or_else(|error| tracing::warn!(%error, "a worker stays"));
+                        child
+                            .kill()
+                            .await
+                            .unwrap_or_else(|error| tracing::warn!(%error, "a worker stays"));
                     }
                     return Ok(None);
                 }
@@ -104,27 +114,31 @@ impl Watch {
     /// Watches until the run is over, or the server stops (the worker goes on then).
     pub(super) async fn until_over(mut self) {
         let stop = self.jobs.stop.clone();
-        loop {
-            let pulse = tokio::select! {
-                () = stop.cancelled() => return,
-                pulse = self.pulse() => pulse,
-            };
-            self.drain().await;
-            let over = match pulse {
-                Pulse::Alive => {
-                    self.enforce().await;
-                    Ok(false)
-                }
-                Pulse::Gone(status) => self.ended(status).await,
-            };
-            match over {
-                Ok(true) => return,
-                Ok(false) => {}
-                // what happened is still in the files: the next round tells it again
-                Err(error) => {
-                    tracing::warn!(run.id = %self.id, %error, "a change could not be stored; trying again");
-                    sleep(TICK).await;
-                }
+        let mut gone = None;
+        while !stop.is_cancelled() {
+            if gone.is_none() {
+                gone = tokio::select! {
+                    () = stop.cancelled() => return,
+                    pulse = self.pulse() => match pulse {
+                        Pulse::Alive => None,
+                        Pulse::Gone(status) => Some(status),
+                    },
+                };
+            } else {
+                sleep(TICK).await;
+            }
+            let all_told = self.drain().await;
+            match gone {
+                None => self.enforce().await,
+                // its last word must be stored before anything is decided
+                Some(_) if !all_told => {}
+                Some(status) => match self.ended(status).await {
+                    Ok(true) => return,
+                    Ok(false) => gone = None,
+                    Err(error) => {
+                        tracing::warn!(run.id = %self.id, %error, "the end of a worker could not be stored yet");
+                    }
+                },
             }
         }
     }
@@ -145,25 +159,31 @@ impl Watch {
             return Pulse::Alive;
         }
         sleep(SECOND_LOOK).await;
-        if self.is_held().await { Pulse::Alive } else { Pulse::Gone(None) }
+        if self.is_held().await {
+            Pulse::Alive
+        } else {
+            Pulse::Gone(None)
+        }
     }
 
     async fn is_held(&self) -> bool {
         let dir = self.dir.clone();
-        tokio::task::spawn_blocking(move || lock::is_held(&dir).unwrap_or(false)).await.unwrap_or(false)
+        tokio::task::spawn_blocking(move || lock::is_held(&dir).unwrap_or(false))
+            .await
+            .unwrap_or(false)
     }
 
-    /// Stores everything new that the worker wrote.
-    async fn drain(&mut self) {
+    /// Stores everything new that the worker wrote; false where the database did not take all of it.
+    async fn drain(&mut self) -> bool {
         loop {
             let reader = self.reader.clone();
             let read = move || reader.lock().unwrap_or_else(PoisonError::into_inner).read();
             let taken = match tokio::task::spawn_blocking(read).await {
                 Ok(Ok(Some(taken))) => taken,
-                Ok(Ok(None)) | Err(_) => return,
+                Ok(Ok(None)) | Err(_) => return true,
                 Ok(Err(error)) => {
-                    tracing::warn!(run.id = %self.id, %error, "the run's files cannot be read; trying again");
-                    return;
+                    tracing::warn!(run.id = %self.id, %error, "the run's files cannot be read");
+                    return true;
                 }
             };
             let now = self.jobs.clock.now_ms();
@@ -176,7 +196,7 @@ impl Watch {
                     if let Ok(Some(row)) = runs::get(&self.jobs.db, &self.id).await {
                         self.reader = Arc::new(Mutex::new(Reader::new(&row)));
                     }
-                    return;
+                    return false;
                 }
             }
         }
@@ -184,8 +204,12 @@ impl Watch {
 
     /// Kills a worker that was told to stop now and did not.
     async fn enforce(&mut self) {
-        let Ok(Some(row)) = runs::get(&self.jobs.db, &self.id).await else { return };
-        if row.status != Status::Stopping || row.stop_mode.as_deref() != Some(StopMode::Now.as_str()) {
+        let Ok(Some(row)) = runs::get(&self.jobs.db, &self.id).await else {
+            return;
+        };
+        if row.status != Status::Stopping
+            || row.stop_mode.as_deref() != Some(StopMode::Now.as_str())
+        {
             self.stop_now = None;
             return;
         }
@@ -199,7 +223,9 @@ impl Watch {
             Some(child) => child.start_kill().is_ok(),
             None => {
                 let dir = self.dir.clone();
-                tokio::task::spawn_blocking(move || spawn::kill_holder(&dir)).await.unwrap_or(false)
+                tokio::task::spawn_blocking(move || spawn::kill_holder(&dir))
+                    .await
+                    .unwrap_or(false)
             }
         };
         if !killed {
@@ -209,20 +235,43 @@ impl Watch {
 
     /// The worker is gone: what becomes of the run? True where it is over.
     async fn ended(&mut self, status: Option<ExitStatus>) -> Result<bool, ActionError> {
-        let Some(row) = runs::get(&self.jobs.db, &self.id).await? else { return Ok(true) };
+        let Some(row) = runs::get(&self.jobs.db, &self.id).await? else {
+            return Ok(true);
+        };
         if !row.status.is_active() {
             return Ok(true);
         }
         if !Path::new(&row.output_dir).is_dir() {
-            let change = Change { reason: Some(Some("its folder is gone".to_owned())), ..Change::default() };
+            let change = Change {
+                reason: Some(Some("its folder is gone".to_owned())),
+                ..Change::default()
+            };
             self.jobs.step(&self.id, Input::Vanished, change).await?;
             return Ok(true);
         }
         let how = ending(&row, status);
         let reason = reason(&row, how, status);
-        let pid = if how == Ending::Exit(ExitCode::Locked) { lock::holder(&self.dir).map(i64::from) } else { None };
-        let change = Change { reason: Some(reason), worker_pid: Some(pid), ..Change::default() };
-        let (row, effect) = self.jobs.step(&self.id, Input::Ended { how, step: row.step }, change).await?;
+        let pid = if how == Ending::Exit(ExitCode::Locked) {
+            lock::holder(&self.dir).map(i64::from)
+        } else {
+            None
+        };
+        let change = Change {
+            reason: Some(reason),
+            worker_pid: Some(pid),
+            ..Change::default()
+        };
+        let (row, effect) = self
+            .jobs
+            .step(
+                &self.id,
+                Input::Ended {
+                    how,
+                    step: row.step,
+                },
+                change,
+            )
+            .await?;
         match effect {
             Effect::Spawn(pause) => self.restart(row, pause).await,
             Effect::Follow => Ok(false),
@@ -238,26 +287,50 @@ impl Watch {
             if self.jobs.stop.is_cancelled() {
                 return Ok(true);
             }
-            if runs::get(&self.jobs.db, &self.id).await?.is_none_or(|row| row.status != Status::Running) {
+            if runs::get(&self.jobs.db, &self.id)
+                .await?
+                .is_none_or(|row| row.status != Status::Running)
+            {
                 return Ok(false); // stopped meanwhile: without a lock the next round ends it
             }
             sleep(TICK).await;
         }
         match self.spawn(&row, true).await {
             Ok(pid) => {
-                let change = Change { worker_pid: Some(pid), spawned: true, ..Change::default() };
-                runs::change(&self.jobs.db, &self.id, self.jobs.clock.now_ms(), &change).await?;
-                self.jobs.bells.ring(&self.id);
+                self.note(Change {
+                    worker_pid: Some(pid),
+                    spawned: true,
+                    ..Change::default()
+                })
+                .await
             }
             // without a child and a lock the next round counts it as another death
-            Err(error) => tracing::error!(run.id = %self.id, %error, "the worker could not be started"),
+            Err(error) => {
+                tracing::error!(run.id = %self.id, %error, "the worker could not be started")
+            }
         }
         Ok(false)
     }
 
+    /// Stores a change, however long it takes; a server that stops gives up.
+    async fn note(&self, change: Change) {
+        while !self.jobs.stop.is_cancelled() {
+            match runs::change(&self.jobs.db, &self.id, self.jobs.clock.now_ms(), &change).await {
+                Ok(_) => return self.jobs.bells.ring(&self.id),
+                Err(error) => {
+                    tracing::warn!(run.id = %self.id, %error, "a restart could not be stored yet")
+                }
+            }
+            sleep(TICK).await;
+        }
+    }
+
     /// Starts a worker and gives its pid.
     async fn spawn(&mut self, row: &RunRow, resume: bool) -> io::Result<Option<i64>> {
-        self.drain().await; // whatever an earlier worker said is told before the new one speaks
+        // whatever an earlier worker said is told before the new one speaks
+        while !self.drain().await {
+            sleep(TICK).await;
+        }
         let (dir, file) = (self.dir.clone(), run_file(row));
         let settled = tokio::task::spawn_blocking(move || {
             fs::create_dir_all(dir.path())?;
@@ -269,7 +342,13 @@ impl Watch {
         });
         let serial = settled.await.map_err(io::Error::other)??;
         let config = &self.jobs.config;
-        let child = spawn::worker(&config.worker_bin, self.jobs.roots.data_dir(), &self.dir, serial, resume)?;
+        let child = spawn::worker(
+            &config.worker_bin,
+            self.jobs.roots.data_dir(),
+            &self.dir,
+            serial,
+            resume,
+        )?;
         let pid = child.id().map(i64::from);
         tracing::info!(run.id = %row.id, worker.pid = pid, resume, "worker started");
         self.child = Some(child);
@@ -288,20 +367,34 @@ fn run_file(row: &RunRow) -> RunFile {
 fn ending(row: &RunRow, status: Option<ExitStatus>) -> Ending {
     let said = row.exit_code.and_then(|code| i32::try_from(code).ok());
     let code = said.or_else(|| status.and_then(|status| status.code()));
-    code.and_then(ExitCode::from_code).map_or(Ending::Died, Ending::Exit)
+    code.and_then(ExitCode::from_code)
+        .map_or(Ending::Died, Ending::Exit)
 }
 
 fn reason(row: &RunRow, how: Ending, status: Option<ExitStatus>) -> Option<String> {
     match how {
         Ending::Exit(ExitCode::Finished | ExitCode::Stopped) => None,
-        Ending::Exit(ExitCode::Locked) => Some("another process works on this run; it is followed".to_owned()),
-        Ending::Exit(code) => Some(row.exit_message.clone().unwrap_or_else(|| code.describe().to_owned())),
+        Ending::Exit(ExitCode::Locked) => {
+            Some("another process works on this run; it is followed".to_owned())
+        }
+        Ending::Exit(code) => Some(
+            row.exit_message
+                .clone()
+                .unwrap_or_else(|| code.describe().to_owned()),
+        ),
         Ending::Died if row.status == Status::Stopping => None,
         Ending::Died => {
-            let signal = status.and_then(|status| status.signal()).map(|signal| format!(" (signal {signal})"));
-            let code = status.and_then(|status| status.code()).map(|code| format!(" (exit status {code})"));
+            let signal = status
+                .and_then(|status| status.signal())
+                .map(|signal| format!(" (signal {signal})"));
+            let code = status
+                .and_then(|status| status.code())
+                .map(|code| format!(" (exit status {code})"));
             let how = signal.or(code).unwrap_or_default();
-            Some(format!("the worker died{how} at step {}; its log may say why", row.step))
+            Some(format!(
+                "the worker died{how} at step {}; its log may say why",
+                row.step
+            ))
         }
     }
 }
