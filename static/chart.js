@@ -100,6 +100,8 @@ export class Plot {
     this.timer = setTimeout(() => {
       this.timer = null;
       const data = join(this.spec.curves());
+      this.spec.box.dataset.count = data[0].length;
+      this.spec.box.dataset.last = data[0].at(-1) ?? '';
       if (!this.chart) { if (data[0].length) this.build(data); return; }
       const zoomed = this.chart.scales.x.min > this.full?.[0] || this.chart.scales.x.max < this.full?.[1];
       this.chart.setData(data, !zoomed);
