@@ -183,6 +183,7 @@ fn greet(server: &Server) {
     if let Some(token) = &server.fresh_token {
         println!("token (shown this once): {token}");
     }
+    println!("ready on port {}", config.port);
 }
 
 fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {

@@ -107,7 +107,8 @@ impl Roots {
         let mut present = wanted.clone();
         let resolved = loop {
             match present.canonicalize() {
-                Ok(found) => break found,
+                Ok(found) if missing.is_empty() || found.is_dir() => break found,
+                Ok(_) => return Err(format!("`{}` is below a file", path.display())),
                 Err(_) if present.symlink_metadata().is_ok() => return Err(self.outside(path)),
                 Err(_) => {
                     let Some(name) = present.file_name().map(ToOwned::to_owned) else {

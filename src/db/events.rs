@@ -49,7 +49,7 @@ pub async fn of_kind(db: &Db, run: i64, kind: &str, limit: u32) -> Result<Vec<Ev
         .await?)
 }
 
-/// Appends one event and counts `row.seq` up; without a body, the state of `row` itself.
+/// Appends one event and counts `row.seq` up, which the caller stores; without a body, the state of `row` itself.
 pub(super) async fn append(
     tx: &mut Transaction<'_, Sqlite>,
     row: &mut RunRow,
@@ -68,11 +68,6 @@ pub(super) async fn append(
         .bind(kind)
         .bind(at_ms)
         .bind(text)
-        .execute(&mut **tx)
-        .await?;
-    sqlx::query("update run set seq = ? where num = ?")
-        .bind(row.seq)
-        .bind(row.num)
         .execute(&mut **tx)
         .await?;
     Ok(())

@@ -423,6 +423,10 @@ pub async fn change(db: &Db, id: &str, now_ms: i64, change: &Change) -> Result<R
         "state"
     };
     super::events::append(&mut tx, &mut row, now_ms, kind, None).await?;
+    let stored = sqlx::query("update run set seq = ? where num = ?")
+        .bind(row.seq)
+        .bind(row.num);
+    stored.execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(row)
 }

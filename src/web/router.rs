@@ -110,14 +110,15 @@ pub const BODY_LIMIT: usize = 1 << 20;
 pub fn router(state: AppState) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
-        router = router.route(route.path, (route.handler)());
+        // after the method is known: a wrong one is 405 for everybody
+        let own_origin = from_fn_with_state(state.clone(), guard::own_origin);
+        router = router.route(route.path, (route.handler)().route_layer(own_origin));
     }
     // the layer added last sees a request first
     router
         .fallback(no_page)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(from_fn_with_state(state.clone(), guard::own_origin))
         .layer(from_fn_with_state(state.clone(), auth::token))
         .layer(from_fn_with_state(state.clone(), guard::known_host))
         .layer(CatchPanicLayer::custom(panicked))
