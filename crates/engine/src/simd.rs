@@ -24,7 +24,12 @@ pub fn with_simd<R>(f: impl FnOnce() -> R) -> R {
 /// The CPU features that choose kernels, in a fixed order: they are part of a result's identity.
 #[must_use]
 pub fn cpu_features() -> Vec<String> {
-    let mut found = vec![std::env::consts::ARCH.to_owned()];
+    let arch = match () {
+        () if cfg!(target_arch = "x86_64") => "x86_64",
+        () if cfg!(target_arch = "aarch64") => "aarch64",
+        () => "other",
+    };
+    let mut found = vec![arch.to_owned()];
     #[cfg(target_arch = "x86_64")]
     {
         let known = [
