@@ -468,7 +468,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_row_makes_it_panic(rows in prop::collection::vec(any_json(), 1..5), cutoff in 1_usize..40, way in 0..6_usize) {
