@@ -1,1 +1,25 @@
-//! placeholder
+//! Tallow: LLM fine-tuning as one program. The map of the root package:
+//!
+//! - [`cli`]: the command line; with [`worker`] the only importer of the engine.
+//! - [`worker`]: one run in this process: lock, journal, control file, engine.
+//! - [`plot`]: `training_loss.png`.
+//! - [`config`]: what `tallow serve` is told, validated once.
+//! - [`lifecycle`]: start, signals, shutdown of the server.
+//! - [`clock`]: the only caller of the wall clock.
+//! - [`files`]: the data folder and the confinement of user-named paths.
+//! - [`telemetry`]: log set-up.
+//! - [`db`]: SQLite; every SQL string of the program.
+//! - [`jobs`]: queue, supervisor, adoption, ingest. No HTTP.
+//! - [`web`]: routes, guard, JSON API, SSE, pages. No processes, no SQL.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod db;
+pub mod files;
+pub mod jobs;
+pub mod lifecycle;
+pub mod plot;
+pub mod telemetry;
+pub mod web;
+pub mod worker;

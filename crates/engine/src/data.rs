@@ -11,7 +11,7 @@ pub mod info;
 pub mod load;
 pub mod order;
 pub mod pack;
-mod preview;
+pub mod preview;
 pub mod pyjson;
 pub mod report;
 pub mod source;

@@ -1,13 +1,17 @@
 //! Models: what they are made of, how they compute, and how they are read and written.
 
+pub mod adapter_file;
 pub mod block;
 pub mod config;
 pub mod decoder;
 pub mod gguf;
+pub mod gguf_tokenizer;
+pub mod hub;
 pub mod linear;
 pub mod lora;
 pub mod params;
 pub mod rope_freq;
+pub mod save;
 pub mod store;
 pub mod weights;
 
@@ -22,7 +26,11 @@ pub(crate) fn brief(text: impl std::fmt::Display) -> String {
             out.push_str("...");
             break;
         }
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
     }
     out
 }

@@ -14,8 +14,9 @@ pub const CHUNK: usize = 1 << 14;
 
 static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
 
-/// Runs `f` compiled for the best instruction set of this CPU.
-#[inline]
+/// Runs `f` compiled for the best instruction set of this CPU. Write the closure as
+/// `#[inline(always)] || ..`: a closure that is not inlined here keeps the baseline's instructions.
+#[inline(always)]
 pub fn with_simd<R>(f: impl FnOnce() -> R) -> R {
     ARCH.dispatch(f)
 }
@@ -30,7 +31,10 @@ pub fn cpu_features() -> Vec<String> {
             ("avx2", std::arch::is_x86_feature_detected!("avx2")),
             ("fma", std::arch::is_x86_feature_detected!("fma")),
             ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-            ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
+            (
+                "avx512bf16",
+                std::arch::is_x86_feature_detected!("avx512bf16"),
+            ),
         ];
         found.extend(known.iter().filter(|k| k.1).map(|k| k.0.to_owned()));
     }
@@ -148,7 +152,13 @@ mod tests {
     fn check(name: &str, f: impl Fn(f32) -> f32, reference: impl Fn(f64) -> f64, tolerance: f64) {
         for i in -8000..8000 {
             let x = i as f32 * 0.01;
-            let (got, want) = (f64::from(with_simd(|| f(x))), reference(f64::from(x)));
+            let (got, want) = (
+                f64::from(with_simd(
+                    #[inline(always)]
+                    || f(x),
+                )),
+                reference(f64::from(x)),
+            );
             let error = (got - want).abs() / want.abs().max(1e-30);
             assert!(
                 error < tolerance || (got - want).abs() < 1e-37,

@@ -68,8 +68,13 @@ pub fn run(
     let rows = || micro_batches.iter().flatten();
     let labels: u64 = rows().map(|r| r.label_count() as u64).sum();
     let tokens: u64 = rows().map(|r| r.input_ids.len() as u64).sum();
-    let mut measured =
-        Measured { loss: 0.0, grad_norm: 0.0, tokens, labels, outcome: Updated::NoLabels };
+    let mut measured = Measured {
+        loss: 0.0,
+        grad_norm: 0.0,
+        tokens,
+        labels,
+        outcome: Updated::NoLabels,
+    };
     if labels == 0 {
         return Ok(measured);
     }
@@ -80,8 +85,7 @@ pub fn run(
     let mut sum = 0f64;
     for (m, rows) in micro_batches.iter().enumerate() {
         let batch = Batch::new(rows.iter().copied());
-        let loss =
-            decoder.train_step(&batch, &mut optimiser.grads, scale, keep, mode(m as u64))?;
+        let loss = decoder.train_step(&batch, &mut optimiser.grads, scale, keep, mode(m as u64))?;
         sum += loss.sum;
     }
     measured.loss = sum / labels as f64;
@@ -102,9 +106,17 @@ pub fn run(
     let decay = optimiser.weight_decay;
     let rate = |id| {
         let decays = decoder.params.get(id).role.decays();
-        Rate { lr, weight_decay: if decays { decay } else { 0.0 } }
+        Rate {
+            lr,
+            weight_decay: if decays { decay } else { 0.0 },
+        }
     };
-    let Optimiser { adamw, moments, grads, .. } = optimiser;
+    let Optimiser {
+        adamw,
+        moments,
+        grads,
+        ..
+    } = optimiser;
     adamw.step(&decoder.params, grads, moments, clip, rate)?;
     Ok(measured)
 }

@@ -59,6 +59,15 @@ pub fn sync_dir(dir: impl AsRef<Path>) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Bytes that an ordinary user can still write to the disk that holds a path.
+///
+/// # Errors
+/// When the path does not exist.
+pub fn free_bytes(path: impl AsRef<Path>) -> io::Result<u64> {
+    let facts = rustix::fs::statvfs(path.as_ref())?;
+    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
+}
+
 /// Removes what killed writers left in a folder (`.tmp-*`, `.trash-*`); returns how many.
 ///
 /// Call it only while holding the lock of the folder's run: a live writer's file would go too.
@@ -184,5 +193,7 @@ mod tests {
         assert_eq!(sweep(dir.path()).unwrap(), 2);
         assert_eq!(names(dir.path()), ["keep.json"]);
         assert_eq!(sweep(dir.path().join("none")).unwrap(), 0);
+        assert!(free_bytes(dir.path()).unwrap() > 0);
+        assert!(free_bytes(dir.path().join("none")).is_err());
     }
 }

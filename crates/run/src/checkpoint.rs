@@ -9,6 +9,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
 use crate::atomic::{self, TEMPORARY, TRASH};
 use crate::dir::{Checkpoint, RunDir};
 use crate::manifest::{self, Facts};
@@ -54,15 +57,13 @@ impl Staged {
     /// # Errors
     /// When something cannot be written; no `checkpoint-N` appears then.
     pub fn publish(mut self, facts: Facts) -> io::Result<PathBuf> {
+        // Files first, then the manifest, then the folder's own names: all synced in there.
         manifest::write(&self.temporary, facts)?;
-        atomic::sync_dir(&self.temporary)?;
-        let run_dir = atomic::parent(&self.target).to_owned();
-        let replaced = set_aside(&self.target)?;
-        fs::rename(&self.temporary, &self.target)?;
+        let replaced = exchange(&self.temporary, &self.target)?;
         self.published = true;
-        atomic::sync_dir(&run_dir)?;
-        if let Some(trash) = replaced {
-            fs::remove_dir_all(trash)?;
+        atomic::sync_dir(atomic::parent(&self.target))?;
+        if let Some(old) = replaced {
+            fs::remove_dir_all(old)?;
         }
         Ok(self.target.clone())
     }
@@ -104,6 +105,25 @@ pub fn prune(dir: &RunDir, keep: usize, spare: Option<u64>) -> io::Result<Vec<Ch
     Ok(removed)
 }
 
+/// Gives `new` the name of `target`; returns where the old target is now, under a name to sweep.
+///
+/// At every moment one of the two has the name, where the file system can exchange names.
+fn exchange(new: &Path, target: &Path) -> io::Result<Option<PathBuf>> {
+    if !target.exists() {
+        fs::rename(new, target)?;
+        return Ok(None);
+    }
+    match rustix::fs::renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(Some(new.to_owned())),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            let old = set_aside(target)?;
+            fs::rename(new, target)?;
+            Ok(old)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Renames a folder to `.trash-*`, so that it is gone in one step however long removal takes.
 fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     let trash = atomic::unused_name(path, TRASH);
@@ -113,3 +133,6 @@ fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

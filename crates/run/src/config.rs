@@ -153,10 +153,13 @@ impl Config {
             Class::Refused(_) if field.asks_nothing(value) => Ok(None),
             Class::Refused(why) => Err(why.to_owned()),
             Class::Done => self.set(field.name, &field.read(value)?).map(|()| None),
-            Class::NoEffect(_) if value.is_null() => Ok(None),
             Class::NoEffect(why) => {
-                let read = field.read(value)?;
-                if read == field.default_value() {
+                let read = if value.is_null() {
+                    Value::Null
+                } else {
+                    field.read(value)?
+                };
+                if read.is_null() || read == field.default_value() {
                     return Ok(None);
                 }
                 if self.get(field.name).is_some() {
@@ -169,3 +172,6 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,14 +62,16 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Wishes made before now are settled: a resumed worker does not stop for an old one.
+    /// Wishes made before now are settled: for a run started at a terminal, whose folder may hold
+    /// the wish that ended it the last time.
     #[must_use]
     pub fn from_now(dir: RunDir) -> Self {
         let heard = read(&dir).serial;
         Self { dir, heard }
     }
 
-    /// Every wish with a later serial counts, also one made before the worker was up.
+    /// Every wish with a later serial counts, also one made before the worker was up: for a worker
+    /// that a server starts, after writing [`Wish::Run`] whose serial this is.
     #[must_use]
     pub const fn after(dir: RunDir, serial: u64) -> Self {
         Self { dir, heard: serial }

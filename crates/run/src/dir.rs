@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::atomic;
 use crate::manifest::{self, Fault, Manifest};
 
 /// A run's directory. Making the value touches nothing.
@@ -41,6 +42,22 @@ impl RunDir {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
+    }
+
+    /// Makes the directory and those above it, durably; no error where it is there already.
+    ///
+    /// # Errors
+    /// When it cannot be made, or a file has its name.
+    pub fn create(&self) -> io::Result<()> {
+        let missing = self
+            .0
+            .ancestors()
+            .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+        let missing: Vec<_> = missing.collect();
+        fs::create_dir_all(&self.0)?;
+        missing
+            .into_iter()
+            .try_for_each(|dir| atomic::sync_dir(atomic::parent(dir)))
     }
 
     /// The directory itself.
@@ -135,5 +152,24 @@ impl RunDir {
             }
         }
         Ok(search)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_made_with_those_above_it() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(root.path().join("a/b/c"));
+        assert!(!dir.is_ours());
+        dir.create().unwrap();
+        dir.create().unwrap();
+        assert!(dir.path().is_dir() && !dir.is_ours());
+        fs::write(dir.run_json(), "{}").unwrap();
+        assert!(dir.is_ours());
+        assert!(RunDir::new(dir.run_json()).create().is_err());
     }
 }

@@ -225,3 +225,102 @@ impl Body {
 pub fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+mod tests {
+    use super::*;
+
+    fn check(body: Body, expected: &str) {
+        let event = Event {
+            seq: 3,
+            at_ms: 7,
+            elapsed_s: 1.5,
+            body,
+        };
+        let text = serde_json::to_string(&event).unwrap();
+        assert_eq!(
+            text,
+            format!(r#"{{"seq":3,"at_ms":7,"elapsed_s":1.5,{expected}}}"#)
+        );
+        assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
+    }
+
+    #[test]
+    fn every_body_has_its_line_and_reads_back() {
+        check(
+            Body::phase(Phase::Starting),
+            r#""kind":"phase","phase":"starting""#,
+        );
+        check(
+            Body::progress(Phase::Data, 3, 10),
+            r#""kind":"phase","phase":"data","done":3,"total":10"#,
+        );
+        check(
+            Body::Started {
+                step: 0,
+                total_steps: 9,
+                trainable_params: 4,
+                all_params: 5,
+                epochs: 3.0,
+            },
+            r#""kind":"started","step":0,"total_steps":9,"trainable_params":4,"all_params":5,"epochs":3.0"#,
+        );
+        check(
+            Body::metric(
+                5,
+                9,
+                0.25,
+                &[("loss", 1.0 / 3.0), ("grad_norm", f64::NAN), ("lr", 5e-5)],
+            ),
+            r#""kind":"metric","step":5,"total_steps":9,"epoch":0.25,"values":{"loss":0.3333333333333333,"grad_norm":null,"lr":0.00005}"#,
+        );
+        check(
+            Body::warn("so"),
+            r#""kind":"notice","level":"warn","text":"so""#,
+        );
+        check(
+            Body::Checkpoint {
+                step: 5,
+                dir: "checkpoint-5".into(),
+            },
+            r#""kind":"checkpoint","step":5,"dir":"checkpoint-5""#,
+        );
+        check(
+            Body::Sample {
+                step: 0,
+                prompt: "q".into(),
+                text: "a\nb".into(),
+            },
+            r#""kind":"sample","step":0,"prompt":"q","text":"a\nb""#,
+        );
+        check(
+            Body::Rewound { to_step: 5 },
+            r#""kind":"rewound","to_step":5"#,
+        );
+        check(
+            Body::Exit {
+                code: 0,
+                message: None,
+            },
+            r#""kind":"exit","code":0"#,
+        );
+        check(
+            Body::Exit {
+                code: 20,
+                message: Some("why".into()),
+            },
+            r#""kind":"exit","code":20,"message":"why""#,
+        );
+    }
+
+    #[test]
+    fn phase_names_are_those_of_the_file() {
+        use Phase::*;
+        for phase in [
+            Starting, Tokenizer, Data, Model, Training, Evaluating, Saving, Finalizing,
+        ] {
+            assert_eq!(serde_json::to_value(phase).unwrap(), phase.name());
+        }
+    }
+}

@@ -26,9 +26,12 @@ mod runtime;
 #[macro_use]
 mod table;
 mod choices;
+mod form;
 mod value;
 
 pub use choices::*;
+pub(crate) use form::python_number;
+pub use form::shown;
 pub use table::FIELDS;
 pub use value::Argument;
 
@@ -181,7 +184,11 @@ impl Field {
     /// # Errors
     /// What is wrong with it, without the field's name.
     pub fn read(&self, value: &Value) -> Result<Value, String> {
-        let read = (self.canonical)(&self.cleaned(value))?;
+        let mut read = (self.canonical)(&self.cleaned(value))?;
+        if self.kind == Kind::List && read == "" {
+            // A list of nothing is a list that was not given.
+            read = self.default_value();
+        }
         self.check_range(&read)?;
         if let Some(choice) = read.as_str().filter(|choice| self.not_yet.contains(choice)) {
             return Err(format!(
@@ -267,3 +274,6 @@ impl Field {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,9 +87,14 @@ impl Journal {
             elapsed_s,
             body: sanitised(body),
         };
-        // trainer_log.jsonl first: an event that is told has its line.
+        // trainer_log.jsonl first: an event that is told has its line. One that could not be told
+        // (a full disk) leaves no line either, so that it can be tried again.
+        let before = self.trainer_log.length();
         self.trainer_log.note(&event)?;
-        self.events.append(&event)?;
+        if let Err(error) = self.events.append(&event) {
+            self.trainer_log.cut(before)?;
+            return Err(error);
+        }
         self.seq = event.seq;
         self.elapsed_s = event.elapsed_s;
         if event.body.must_be_durable() {
@@ -161,3 +166,6 @@ fn sync_file(file: &File, path: &std::path::Path) -> Result<(), JournalError> {
         source,
     })
 }
+
+#[cfg(test)]
+mod tests;

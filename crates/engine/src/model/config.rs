@@ -254,6 +254,10 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
         return Err(Error::input(path.display().to_string(), why));
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::input(path.display().to_string(), format!("not valid JSON: {}", super::brief(e))))
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Error::input(
+            path.display().to_string(),
+            format!("not valid JSON: {}", super::brief(e)),
+        )
+    })
 }

@@ -17,7 +17,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo};
 use rayon::prelude::*;
 
-pub(crate) use meta::Meta;
+pub(crate) use meta::{Meta, whole};
 
 use super::config::{Arch, ModelConfig};
 use super::params::{ParamSpec, expected_params};
@@ -41,7 +41,11 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         let content = scan::read(path, &mut file)?;
-        Ok(Self { path: path.to_owned(), file, content })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            content,
+        })
     }
 
     /// The file's path.
@@ -64,16 +68,28 @@ impl Gguf {
     /// When a tensor is missing, of another shape than `config` says, or cannot be read.
     pub fn read(&self, config: &ModelConfig, dtype: Dtype) -> Result<Loaded> {
         let specs = expected_params(config);
-        let places =
-            specs.iter().map(|spec| self.place(config, spec)).collect::<Result<Vec<_>>>()?;
+        let places = specs
+            .iter()
+            .map(|spec| self.place(config, spec))
+            .collect::<Result<Vec<_>>>()?;
         let read = |(spec, place): (&ParamSpec, &Place)| {
             let data = dequant::tensor(&self.file, place, dtype).map_err(|e| match e {
                 dequant::Failure::Io(e) => Error::io("read", &self.path, e),
                 dequant::Failure::Candle(e) => self.error(format!("tensor {}: {e}", place.name)),
             })?;
-            Ok((spec.name.clone(), WeightData { shape: spec.shape.clone(), data }))
+            Ok((
+                spec.name.clone(),
+                WeightData {
+                    shape: spec.shape.clone(),
+                    data,
+                },
+            ))
         };
-        let read: Vec<_> = specs.par_iter().zip(&places).map(read).collect::<Result<_>>()?;
+        let read: Vec<_> = specs
+            .par_iter()
+            .zip(&places)
+            .map(read)
+            .collect::<Result<_>>()?;
         let used: std::collections::BTreeSet<_> =
             places.iter().map(|place| place.name.as_str()).collect();
         let mut unused: Vec<_> = self
@@ -84,12 +100,18 @@ impl Gguf {
             .cloned()
             .collect();
         unused.sort();
-        Ok(Loaded { weights: read.into_iter().collect(), unused })
+        Ok(Loaded {
+            weights: read.into_iter().collect(),
+            unused,
+        })
     }
 
     /// The metadata, with typed access.
     pub(crate) fn meta(&self) -> Meta<'_> {
-        Meta { source: &self.path, map: &self.content.metadata }
+        Meta {
+            source: &self.path,
+            map: &self.content.metadata,
+        }
     }
 
     fn error(&self, why: impl Into<String>) -> Error {
@@ -102,7 +124,9 @@ impl Gguf {
 
     /// A small f32 vector, whole.
     fn vector(&self, name: &str) -> Result<Option<Vec<f32>>> {
-        let Some(info) = self.info(name) else { return Ok(None) };
+        let Some(info) = self.info(name) else {
+            return Ok(None);
+        };
         if info.ggml_dtype != GgmlDType::F32 || info.shape.dims().len() != 1 {
             return Err(self.error(format!("tensor {name}: expected one row of F32")));
         }
@@ -116,7 +140,8 @@ impl Gguf {
     }
 
     fn place(&self, config: &ModelConfig, spec: &ParamSpec) -> Result<Place> {
-        let found = names::gguf_name(config, &spec.name).and_then(|name| Some((self.info(&name)?, name)));
+        let found =
+            names::gguf_name(config, &spec.name).and_then(|name| Some((self.info(&name)?, name)));
         let Some((info, name)) = found else {
             return Err(self.error(format!("no tensor in the file for {}", spec.name)));
         };
@@ -131,7 +156,11 @@ impl Gguf {
         if order != RowOrder::Same && spec.shape.len() == 1 && info.ggml_dtype.block_size() > 1 {
             return Err(self.error(format!("tensor {name}: a quantised bias")));
         }
-        let shift = if config.norm_plus_one && names::is_norm(&spec.name) { -1.0 } else { 0.0 };
+        let shift = if config.norm_plus_one && names::is_norm(&spec.name) {
+            -1.0
+        } else {
+            0.0
+        };
         Ok(self.place_of(name, info, order, shift))
     }
 
@@ -144,7 +173,15 @@ impl Gguf {
         };
         let rows = info.shape.elem_count() / cols.max(1);
         let offset = self.content.tensor_data_offset + info.offset;
-        Place { name, offset, dtype: info.ggml_dtype, rows, cols, order, shift }
+        Place {
+            name,
+            offset,
+            dtype: info.ggml_dtype,
+            rows,
+            cols,
+            order,
+            shift,
+        }
     }
 }
 

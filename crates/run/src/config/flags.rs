@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::error::{ConfigError, FieldError};
 use super::read;
-use crate::fields::{Field, Kind};
+use crate::fields::{Argument, Field, Kind};
 
 type Pairs = Vec<(String, Value)>;
 
@@ -116,23 +116,14 @@ fn put(pairs: &mut Pairs, name: String, value: Value) {
         .iter_mut()
         .find(|(known, _)| is_list && *known == name)
     {
-        let mut items = items(earlier.take());
-        items.extend(self::items(value));
-        *earlier = Value::Array(items);
+        // What is no list is told when the field reads it.
+        let read = |value: Value| Vec::<String>::read(&value).unwrap_or_default();
+        let mut items = read(earlier.take());
+        items.extend(read(value));
+        *earlier = Value::from(items);
         return;
     }
     pairs.push((name, value));
-}
-
-fn items(value: Value) -> Vec<Value> {
-    match value {
-        Value::Array(items) => items,
-        Value::String(text) => text
-            .split(',')
-            .map(|item| Value::from(item.trim()))
-            .collect(),
-        other => vec![other],
-    }
 }
 
 fn override_value(text: &str) -> Result<Value, String> {

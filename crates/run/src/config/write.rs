@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
-use crate::fields::{Class, FIELDS, Field, Group};
+use crate::fields::{Class, FIELDS, Field, Group, python_number, shown};
 
 /// Words that YAML 1.1 reads as something else than text.
 const NOT_TEXT: [&str; 11] = [
@@ -23,16 +23,16 @@ fn yaml_value(value: &Value) -> String {
     match value {
         Value::String(text) if is_plain(text) => text.clone(),
         Value::String(text) => quoted(text),
-        Value::Number(number) => yaml_number(&number.to_string()),
+        Value::Number(number) => yaml_number(number),
         Value::Array(items) => {
             format!(
                 "[{}]",
-                items.iter().map(yaml_value).collect::<Vec<_>>().join(", ")
+                items.iter().map(flow_value).collect::<Vec<_>>().join(", ")
             )
         }
         Value::Object(map) => {
             let pair = |(name, value): (&String, &Value)| {
-                format!("{}: {}", quoted(name), yaml_value(value))
+                format!("{}: {}", quoted(name), flow_value(value))
             };
             format!(
                 "{{{}}}",
@@ -43,18 +43,21 @@ fn yaml_value(value: &Value) -> String {
     }
 }
 
-/// PyYAML takes `5e-5` for text: a float there has a point and a sign in its exponent.
-fn yaml_number(text: &str) -> String {
-    let Some((mantissa, exponent)) = text.split_once('e') else {
-        return text.to_owned();
-    };
-    let point = if mantissa.contains('.') { "" } else { ".0" };
-    let sign = if exponent.starts_with(['-', '+']) {
-        ""
-    } else {
-        "+"
-    };
-    format!("{mantissa}{point}e{sign}{exponent}")
+/// Within brackets a comma ends the item.
+fn flow_value(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.contains(',') => quoted(text),
+        other => yaml_value(other),
+    }
+}
+
+/// PyYAML takes `5e-05` for text: a float there has a point and a sign in its exponent.
+fn yaml_number(number: &Number) -> String {
+    let text = python_number(number);
+    match text.split_once('e') {
+        Some((mantissa, exponent)) if !mantissa.contains('.') => format!("{mantissa}.0e{exponent}"),
+        _ => text,
+    }
 }
 
 /// Text that needs no quotes: letters first, no word or sign that means something else.
@@ -94,16 +97,10 @@ pub(super) fn command(map: &Map<String, Value>) -> String {
 }
 
 fn argument(name: &str, value: &Value) -> String {
-    let text = match value {
-        Value::Bool(true) => "True".to_owned(),
-        Value::Bool(false) => "False".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(items) => {
-            // An item with a comma in it: each is given by itself.
-            let one = |item: &Value| argument(name, item);
-            return items.iter().map(one).collect::<Vec<_>>().join(" \\\n    ");
-        }
-        other => other.to_string(),
+    let text = if value.is_null() {
+        "null".to_owned()
+    } else {
+        shown(value)
     };
     if text.starts_with("--") {
         return shell_word(&format!("--{name}={text}"));
@@ -175,11 +172,9 @@ const fn class_name(field: &Field) -> &'static str {
 }
 
 fn default_text(field: &Field) -> String {
-    match field.default_value() {
-        Value::Null => "none".to_owned(),
-        Value::String(text) if text.is_empty() => "none".to_owned(),
-        Value::String(text) => format!("`{text}`"),
-        other => format!("`{other}`"),
+    match shown(&field.default_value()) {
+        text if text.is_empty() => "none".to_owned(),
+        text => format!("`{text}`"),
     }
 }
 

@@ -88,8 +88,11 @@ impl Tail {
 
     /// Bytes from the offset to the last newline within reach; `None` when no line is complete.
     fn complete_lines(&self, file: &mut File, length: u64) -> io::Result<Option<Vec<u8>>> {
+        if self.offset >= length {
+            return Ok(None);
+        }
         let mut reach = CHUNK;
-        while self.offset < length {
+        loop {
             file.seek(SeekFrom::Start(self.offset))?;
             let mut bytes = Vec::new();
             (&mut *file).take(reach).read_to_end(&mut bytes)?;
@@ -97,15 +100,85 @@ impl Tail {
                 bytes.truncate(end + 1);
                 return Ok(Some(bytes));
             }
-            let whole_rest = (bytes.len() as u64) < reach;
+            if (bytes.len() as u64) < reach {
+                return Ok(None);
+            }
             if reach >= LONGEST_LINE {
                 return Ok(Some(bytes));
             }
-            if whole_rest {
-                return Ok(None);
-            }
             reach *= 8;
         }
-        Ok(None)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::io::Write;
+
+    use super::*;
+    use crate::event::Body;
+
+    fn line(seq: u64, text: &str) -> String {
+        let event = Event {
+            seq,
+            at_ms: 1,
+            elapsed_s: 0.5,
+            body: Body::info(text),
+        };
+        serde_json::to_string(&event).unwrap() + "\n"
+    }
+
+    fn seqs(batch: &Batch) -> Vec<u64> {
+        batch.events.iter().map(|event| event.seq).collect()
+    }
+
+    #[test]
+    fn gives_each_whole_line_once_wherever_the_writer_is() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("events.jsonl");
+        let mut tail = Tail::new(&path, 0);
+        assert_eq!(tail.read().unwrap(), Batch::default());
+        let text: String = (1..=5).map(|seq| line(seq, "so")).collect();
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .unwrap();
+        let mut seen = Vec::new();
+        for byte in text.as_bytes() {
+            file.write_all(&[*byte]).unwrap();
+            seen.extend(seqs(&tail.read().unwrap()));
+        }
+        assert_eq!(seen, [1, 2, 3, 4, 5]);
+        let mut again = Tail::new(&path, line(1, "so").len() as u64);
+        let batch = again.read().unwrap();
+        assert_eq!(
+            (seqs(&batch), batch.offset),
+            (vec![2, 3, 4, 5], text.len() as u64)
+        );
+    }
+
+    #[test]
+    fn passes_over_damage_and_long_lines_and_begins_again_when_cut() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("events.jsonl");
+        let long = "x".repeat(3 << 20);
+        let text = line(1, "a") + "garbage\n\n{\"seq\":2}\n" + &line(3, &long) + &line(4, "d");
+        fs::write(&path, &text).unwrap();
+        let mut tail = Tail::new(&path, 0);
+        let (mut seen, mut skipped) = (Vec::new(), 0);
+        while tail.offset() < text.len() as u64 {
+            let batch = tail.read().unwrap();
+            seen.extend(seqs(&batch));
+            skipped += batch.skipped;
+        }
+        assert_eq!((seen, skipped), (vec![1, 3, 4], 2));
+        fs::write(&path, line(1, "a")).unwrap();
+        let batch = tail.read().unwrap();
+        assert!(batch.restarted);
+        assert_eq!(seqs(&batch), [1]);
+        assert!(!tail.read().unwrap().restarted);
     }
 }

@@ -138,29 +138,35 @@ impl<T: Argument> Argument for Option<T> {
     }
 }
 
-/// Comma-separated names, or a list of them.
+/// Comma-separated names, or a list of them; names with commas come as the text of a JSON list.
 impl Argument for Vec<String> {
     const KIND: Kind = Kind::List;
 
     fn read(value: &Value) -> Result<Self, String> {
-        match value {
-            Value::Null => Ok(Vec::new()),
-            Value::Array(items) => items.iter().map(String::read).collect(),
-            other => Ok(String::read(other)?
-                .split(',')
-                .map(str::trim)
-                .filter(|item| !item.is_empty())
-                .map(str::to_owned)
-                .collect()),
-        }
+        let items = match value {
+            Value::Null => Vec::new(),
+            Value::Array(items) => items.iter().map(String::read).collect::<Result<_, _>>()?,
+            other => {
+                let text = String::read(other)?;
+                match serde_json::from_str::<Self>(&text) {
+                    Ok(items) => items,
+                    Err(_) => text.split(',').map(str::to_owned).collect(),
+                }
+            }
+        };
+        Ok(items
+            .iter()
+            .map(|item| item.trim().to_owned())
+            .filter(|item| !item.is_empty())
+            .collect())
     }
 
     fn emit(&self) -> Value {
-        let plain = |item: &String| !item.is_empty() && item.trim() == item && !item.contains(',');
-        if self.iter().all(plain) {
-            return Value::String(self.join(","));
+        let text = self.join(",");
+        if self.iter().any(|item| item.contains(',')) || text.starts_with('[') {
+            return Value::from(self.as_slice());
         }
-        Value::from(self.as_slice())
+        Value::String(text)
     }
 }
 

@@ -40,7 +40,9 @@ impl Lines {
                 match self.file.write_all(&line) {
                     Ok(()) => Ok(line.len() as u64),
                     Err(error) => {
-                        self.file.set_len(self.length)?;
+                        if self.file.metadata()?.len() > self.length {
+                            self.file.set_len(self.length)?;
+                        }
                         Err(error)
                     }
                 }
@@ -96,6 +98,22 @@ impl Lines {
         Ok(())
     }
 
+    /// Bytes written.
+    pub(super) const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Takes back the lines after this length.
+    pub(super) fn cut(&mut self, length: u64) -> Result<(), JournalError> {
+        if length < self.length {
+            self.file
+                .set_len(length)
+                .map_err(|source| self.error(source))?;
+            self.length = length;
+        }
+        Ok(())
+    }
+
     /// Syncs the file to disk.
     pub(super) fn sync(&self) -> Result<(), JournalError> {
         sync_file(&self.file, &self.path)
@@ -104,7 +122,9 @@ impl Lines {
     fn read_from(&mut self, start: u64) -> io::Result<Vec<u8>> {
         self.file.seek(SeekFrom::Start(start))?;
         let mut bytes = Vec::new();
-        self.file.read_to_end(&mut bytes)?;
+        (&mut self.file)
+            .take(self.length.saturating_sub(start))
+            .read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 

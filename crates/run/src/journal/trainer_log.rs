@@ -97,6 +97,15 @@ impl TrainerLog {
         })
     }
 
+    pub(super) const fn length(&self) -> u64 {
+        self.lines.length()
+    }
+
+    /// Takes back the lines after this length.
+    pub(super) fn cut(&mut self, length: u64) -> Result<(), JournalError> {
+        self.lines.cut(length)
+    }
+
     pub(super) fn sync(&self) -> Result<(), JournalError> {
         self.lines.sync()
     }

@@ -24,13 +24,18 @@ impl<'a> Meta<'a> {
 
     /// A whole number, 0 or more.
     pub fn int(&self, key: &str) -> Result<Option<u64>> {
-        let Some(value) = self.map.get(key) else { return Ok(None) };
-        whole(value).map(Some).ok_or_else(|| self.error(key, "expected a whole number"))
+        let Some(value) = self.map.get(key) else {
+            return Ok(None);
+        };
+        whole(value)
+            .map(Some)
+            .ok_or_else(|| self.error(key, "expected a whole number"))
     }
 
     /// As [`Meta::int`], and must be there.
     pub fn need_int(&self, key: &str) -> Result<u64> {
-        self.int(key)?.ok_or_else(|| self.error(key, "missing from the metadata"))
+        self.int(key)?
+            .ok_or_else(|| self.error(key, "missing from the metadata"))
     }
 
     /// A number. What was stored as f32 is read as the shortest decimal that means it: 1e-5
@@ -39,12 +44,15 @@ impl<'a> Meta<'a> {
         match self.map.get(key) {
             None => Ok(None),
             Some(Value::F64(x)) => Ok(Some(*x)),
-            Some(Value::F32(x)) => {
-                x.to_string().parse().map(Some).map_err(|_| self.error(key, "expected a number"))
-            }
+            Some(Value::F32(x)) => x
+                .to_string()
+                .parse()
+                .map(Some)
+                .map_err(|_| self.error(key, "expected a number")),
             Some(value) => {
                 let x = whole(value).map(|x| x as f64);
-                x.map(Some).ok_or_else(|| self.error(key, "expected a number"))
+                x.map(Some)
+                    .ok_or_else(|| self.error(key, "expected a number"))
             }
         }
     }
@@ -74,14 +82,21 @@ impl<'a> Meta<'a> {
         what: &str,
         read: impl Fn(&'a Value) -> Option<T>,
     ) -> Result<Option<Vec<T>>> {
-        let Some(value) = self.map.get(key) else { return Ok(None) };
+        let Some(value) = self.map.get(key) else {
+            return Ok(None);
+        };
         let Value::Array(values) = value else {
             return Err(self.error(key, format!("expected a list of {what}")));
         };
         let one = |(i, value)| {
             read(value).ok_or_else(|| self.error(key, format!("element {i} is not one of {what}")))
         };
-        values.iter().enumerate().map(one).collect::<Result<_>>().map(Some)
+        values
+            .iter()
+            .enumerate()
+            .map(one)
+            .collect::<Result<_>>()
+            .map(Some)
     }
 }
 

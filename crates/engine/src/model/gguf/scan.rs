@@ -25,10 +25,22 @@ const ARRAY: u32 = 9;
 /// Checks a file's header and lets candle parse it.
 pub(super) fn read(path: &Path, file: &mut File) -> Result<Content> {
     let bad = |why: String| {
-        Error::input(path.display().to_string(), format!("damaged GGUF file: {why}; fetch it again"))
+        Error::input(
+            path.display().to_string(),
+            format!("damaged GGUF file: {why}; fetch it again"),
+        )
     };
-    let len = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-    let mut scan = Scan { reader: BufReader::new(&mut *file), at: 0, len, elements: 0, alignment: 32 };
+    let len = file
+        .metadata()
+        .map_err(|e| Error::io("read", path, e))?
+        .len();
+    let mut scan = Scan {
+        reader: BufReader::new(&mut *file),
+        at: 0,
+        len,
+        elements: 0,
+        alignment: 32,
+    };
     let end = scan.header().map_err(|why| match why {
         Stop::Damaged(why) => bad(why),
         Stop::Refused(why) => Error::input(path.display().to_string(), why),
@@ -36,7 +48,8 @@ pub(super) fn read(path: &Path, file: &mut File) -> Result<Content> {
     })?;
     file.rewind().map_err(|e| Error::io("read", path, e))?;
     let mut header = vec![0; usize::try_from(end).unwrap_or_default()];
-    file.read_exact(&mut header).map_err(|e| Error::io("read", path, e))?;
+    file.read_exact(&mut header)
+        .map_err(|e| Error::io("read", path, e))?;
     Content::read(&mut Cursor::new(header)).map_err(|e| bad(brief(e)))
 }
 
@@ -69,11 +82,17 @@ impl Scan<'_> {
     /// Walks the whole header and returns where it ends.
     fn header(&mut self) -> Step<u64> {
         if &self.bytes::<4>()? != b"GGUF" {
-            return Err(Stop::Refused("not a GGUF file (it does not begin with GGUF)".into()));
+            return Err(Stop::Refused(
+                "not a GGUF file (it does not begin with GGUF)".into(),
+            ));
         }
         match self.u32()? {
             2 | 3 => {}
-            1 => return Err(Stop::Refused("GGUF version 1 is obsolete; convert the model again".into())),
+            1 => {
+                return Err(Stop::Refused(
+                    "GGUF version 1 is obsolete; convert the model again".into(),
+                ));
+            }
             v if v.swap_bytes() <= 3 => return Err(Stop::Refused("a big-endian GGUF file".into())),
             v => return Err(Stop::Refused(format!("GGUF version {v} is not known here"))),
         }
@@ -103,7 +122,10 @@ impl Scan<'_> {
         let start = self.at.div_ceil(self.alignment) * self.alignment;
         let needed = start.saturating_add(end_of_data);
         if needed > self.len {
-            return damaged(format!("it is truncated: {} bytes where {needed} are described", self.len));
+            return damaged(format!(
+                "it is truncated: {} bytes where {needed} are described",
+                self.len
+            ));
         }
         Ok(self.at)
     }
@@ -131,8 +153,10 @@ impl Scan<'_> {
             )));
         };
         let block = dtype.block_size() as u64;
-        if row % block != 0 {
-            return damaged(format!("tensor {name}: rows of {row} are no whole number of blocks of {block}"));
+        if !row.is_multiple_of(block) {
+            return damaged(format!(
+                "tensor {name}: rows of {row} are no whole number of blocks of {block}"
+            ));
         }
         let offset = self.u64()?;
         Ok(offset.saturating_add(elements / block * dtype.type_size() as u64))
@@ -159,7 +183,11 @@ impl Scan<'_> {
 
     fn alignment_of(&mut self, kind: u32) -> Step<u64> {
         const U32: u32 = 4;
-        let alignment = if kind == U32 { u64::from(self.u32()?) } else { 0 };
+        let alignment = if kind == U32 {
+            u64::from(self.u32()?)
+        } else {
+            0
+        };
         if !alignment.is_power_of_two() || alignment > 1 << 16 {
             return damaged("general.alignment is no power of two");
         }

@@ -14,7 +14,10 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig> {
     let (prefix, arch) = architecture(meta)?;
     let key = |name: &str| format!("{prefix}.{name}");
     if meta.int(&key("expert_count"))?.unwrap_or(0) > 0 {
-        return Err(meta.error(&key("expert_count"), "mixtures of experts are not supported"));
+        return Err(meta.error(
+            &key("expert_count"),
+            "mixtures of experts are not supported",
+        ));
     }
     let hidden = meta.need_int(&key("embedding_length"))?;
     let heads = meta.need_int(&key("attention.head_count"))?;
@@ -22,7 +25,10 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig> {
         Some(dim) => dim,
         None => hidden.checked_div(heads).unwrap_or(0),
     };
-    if meta.int(&key("attention.value_length"))?.is_some_and(|value| value != head_dim) {
+    if meta
+        .int(&key("attention.value_length"))?
+        .is_some_and(|value| value != head_dim)
+    {
         let why = "values of another width than keys are not supported";
         return Err(meta.error(&key("attention.value_length"), why));
     }
@@ -53,8 +59,15 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig> {
         "dtype": "float32",
     });
     let mut set = |name: &str, value: Value| out[name] = value;
-    for (name, entry) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-        set(name, json!(meta.int(&format!("tokenizer.ggml.{entry}_token_id"))?));
+    for (name, entry) in [
+        ("bos_token_id", "bos"),
+        ("eos_token_id", "eos"),
+        ("pad_token_id", "padding"),
+    ] {
+        set(
+            name,
+            json!(meta.int(&format!("tokenizer.ggml.{entry}_token_id"))?),
+        );
     }
     match arch {
         Arch::Gemma2 | Arch::Gemma3 => gemma(arch, meta, prefix, &mut set)?,
@@ -67,30 +80,57 @@ pub(super) fn config(gguf: &Gguf) -> Result<ModelConfig> {
         }
         Arch::Qwen3 => set("attention_bias", json!(false)),
         Arch::Phi3 => {
-            set("sliding_window", json!(meta.int(&key("attention.sliding_window"))?));
-            set("original_max_position_embeddings", json!(meta.int(&key("rope.scaling.original_context_length"))?));
+            set(
+                "sliding_window",
+                json!(meta.int(&key("attention.sliding_window"))?),
+            );
+            set(
+                "original_max_position_embeddings",
+                json!(meta.int(&key("rope.scaling.original_context_length"))?),
+            );
             if has("rope_factors_long.weight") {
                 return Err(meta.error(&key("rope.scaling"), "rope type longrope is not supported"));
             }
         }
         _ => {}
     }
-    if let Some(rotated) = meta.int(&key("rope.dimension_count"))?.filter(|n| *n != head_dim) {
-        set("partial_rotary_factor", json!(rotated as f64 / head_dim as f64));
+    if let Some(rotated) = meta
+        .int(&key("rope.dimension_count"))?
+        .filter(|n| *n != head_dim)
+    {
+        set(
+            "partial_rotary_factor",
+            json!(rotated as f64 / head_dim as f64),
+        );
     }
     if let Some(factors) = gguf.vector(names::ROPE_FACTORS)? {
-        set("rope_scaling", llama3(gguf, theta, head_dim as usize, &factors)?);
+        set(
+            "rope_scaling",
+            llama3(gguf, theta, head_dim as usize, &factors)?,
+        );
     }
     ModelConfig::from_value(out, &gguf.path.display().to_string())
 }
 
 fn architecture(meta: Meta<'_>) -> Result<(&'static str, Arch)> {
     let key = "general.architecture";
-    let name = meta.text(key)?.ok_or_else(|| meta.error(key, "missing from the metadata"))?;
-    ARCHS.into_iter().find(|(known, _)| *known == name).ok_or_else(|| {
-        let known: Vec<_> = ARCHS.iter().map(|(known, _)| *known).collect();
-        meta.error(key, format!("{} is not supported; known are {}", brief(name), known.join(", ")))
-    })
+    let name = meta
+        .text(key)?
+        .ok_or_else(|| meta.error(key, "missing from the metadata"))?;
+    ARCHS
+        .into_iter()
+        .find(|(known, _)| *known == name)
+        .ok_or_else(|| {
+            let known: Vec<_> = ARCHS.iter().map(|(known, _)| *known).collect();
+            meta.error(
+                key,
+                format!(
+                    "{} is not supported; known are {}",
+                    brief(name),
+                    known.join(", ")
+                ),
+            )
+        })
 }
 
 /// `rope_scaling`, or null.
@@ -105,7 +145,10 @@ fn scaling(meta: Meta, prefix: &str) -> Result<Value> {
             if let Some(original) = meta.int(&key("original_context_length"))? {
                 out["original_max_position_embeddings"] = json!(original);
             }
-            for (name, entry) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
+            for (name, entry) in [
+                ("beta_fast", "yarn_beta_fast"),
+                ("beta_slow", "yarn_beta_slow"),
+            ] {
                 if let Some(beta) = meta.float(&key(entry))? {
                     out[name] = json!(beta);
                 }
@@ -122,8 +165,14 @@ fn gemma(arch: Arch, meta: Meta, prefix: &str, set: &mut impl FnMut(&str, Value)
     let key = |name: &str| format!("{prefix}.{name}");
     set("hidden_activation", json!("gelu_pytorch_tanh"));
     set("attention_bias", json!(false));
-    set("sliding_window", json!(meta.int(&key("attention.sliding_window"))?));
-    let (layers, hidden) = (meta.need_int(&key("block_count"))?, meta.need_int(&key("embedding_length"))?);
+    set(
+        "sliding_window",
+        json!(meta.int(&key("attention.sliding_window"))?),
+    );
+    let (layers, hidden) = (
+        meta.need_int(&key("block_count"))?,
+        meta.need_int(&key("embedding_length"))?,
+    );
     let heads = meta.need_int(&key("attention.head_count"))?;
     let largest = if arch == Arch::Gemma2 { 46 } else { 62 };
     let scalar = match meta.int(&key("attention.key_length"))? {
@@ -132,12 +181,23 @@ fn gemma(arch: Arch, meta: Meta, prefix: &str, set: &mut impl FnMut(&str, Value)
     };
     set("query_pre_attn_scalar", json!(scalar));
     let cap = |name: &str| meta.float(&key(name));
-    set("attn_logit_softcapping", json!(cap("attn_logit_softcapping")?));
-    set("final_logit_softcapping", json!(cap("final_logit_softcapping")?));
+    set(
+        "attn_logit_softcapping",
+        json!(cap("attn_logit_softcapping")?),
+    );
+    set(
+        "final_logit_softcapping",
+        json!(cap("final_logit_softcapping")?),
+    );
     if arch == Arch::Gemma3 {
-        let pattern = meta.int(&key("attention.sliding_window_pattern"))?.unwrap_or(6);
+        let pattern = meta
+            .int(&key("attention.sliding_window_pattern"))?
+            .unwrap_or(6);
         set("sliding_window_pattern", json!(pattern));
-        set("rope_local_base_freq", json!(meta.float(&key("rope.freq_base_swa"))?.unwrap_or(10_000.0)));
+        set(
+            "rope_local_base_freq",
+            json!(meta.float(&key("rope.freq_base_swa"))?.unwrap_or(10_000.0)),
+        );
     }
     Ok(())
 }
@@ -152,7 +212,11 @@ fn llama3(gguf: &Gguf, theta: f64, head_dim: usize, factors: &[f32]) -> Result<V
     let factor = factors.iter().copied().fold(1.0, f32::max);
     let (low, high, original) = (1.0, 4.0, 8192);
     let frequencies = |kind: RopeKind| {
-        let rope = Rope { theta, partial_rotary_factor: 1.0, kind };
+        let rope = Rope {
+            theta,
+            partial_rotary_factor: 1.0,
+            kind,
+        };
         rope_freq::inv_freq(&rope, head_dim, original).0
     };
     let plain = frequencies(RopeKind::Default);
@@ -162,7 +226,11 @@ fn llama3(gguf: &Gguf, theta: f64, head_dim: usize, factors: &[f32]) -> Result<V
         high_freq_factor: high,
         original,
     });
-    let fits = plain.iter().zip(&scaled).zip(factors).all(|((p, s), f)| (p / f - s).abs() <= 1e-4 * s);
+    let fits = plain
+        .iter()
+        .zip(&scaled)
+        .zip(factors)
+        .all(|((p, s), f)| (p / f - s).abs() <= 1e-4 * s);
     if !fits {
         return Err(wrong());
     }

@@ -1,0 +1,243 @@
+//! Curves: raw where they are short, buckets with mean, min and max where they are long.
+
+use indexmap::IndexMap;
+
+use super::{Db, Result};
+
+/// Which part of which curves.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// Names of the curves; empty = all that the run has.
+    pub keys: Vec<String>,
+    /// At most so many points a curve.
+    pub points: u32,
+    /// First step wanted.
+    pub from: Option<i64>,
+    /// Last step wanted.
+    pub to: Option<i64>,
+    /// Only what events up to this number brought.
+    pub upto: Option<i64>,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self {
+            keys: Vec::new(),
+            points: 1500,
+            from: None,
+            to: None,
+            upto: None,
+        }
+    }
+}
+
+/// One curve, in columns. `None` = not finite.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Series {
+    /// Steps, rising.
+    pub step: Vec<i64>,
+    /// The value; the mean where points were bucketed.
+    pub value: Vec<Option<f64>>,
+    /// Lowest of each bucket; only where points were bucketed.
+    pub min: Option<Vec<Option<f64>>>,
+    /// Highest of each bucket; only where points were bucketed.
+    pub max: Option<Vec<Option<f64>>>,
+    /// How many points there are in the window.
+    pub of: i64,
+}
+
+/// The curves asked for, in the order asked for; an unknown key gives an empty one.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn series(db: &Db, run: i64, query: &Query) -> Result<IndexMap<String, Series>> {
+    let keys = if query.keys.is_empty() {
+        keys(db, run).await?
+    } else {
+        query.keys.clone()
+    };
+    let mut all = IndexMap::new();
+    for key in keys {
+        let one = one(db, run, &key, query).await?;
+        all.insert(key, one);
+    }
+    Ok(all)
+}
+
+/// The names of the curves that a run has.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn keys(db: &Db, run: i64) -> Result<Vec<String>> {
+    let sql = "select name from metric_key k where exists (select 1 from metric where run = ? and key = k.id) order by id";
+    Ok(sqlx::query_scalar(sql)
+        .bind(run)
+        .fetch_all(db.read())
+        .await?)
+}
+
+/// Steps a row of `metric_block`.
+pub(super) const BLOCK: i64 = 256;
+
+async fn one(db: &Db, run: i64, key: &str, query: &Query) -> Result<Series> {
+    let points = i64::from(query.points.clamp(3, 10_000));
+    let upto = query.upto.unwrap_or(i64::MAX);
+    let window: Option<(i64, Option<i64>, Option<i64>)> = sqlx::query_as(
+        "select k.id, (select min(step) from metric where run = ?1 and key = k.id and step >= ?3 and step <= ?4), \
+         (select max(step) from metric where run = ?1 and key = k.id and step >= ?3 and step <= ?4) \
+         from metric_key k where name = ?2",
+    )
+    .bind(run)
+    .bind(key)
+    .bind(query.from.unwrap_or(i64::MIN))
+    .bind(query.to.unwrap_or(i64::MAX))
+    .fetch_optional(db.read())
+    .await?;
+    let Some((key, Some(low), Some(high))) = window else {
+        return Ok(Series::default());
+    };
+    let window = Window {
+        run,
+        key,
+        low,
+        high,
+        upto,
+    };
+    let span = high.saturating_sub(low).saturating_add(1);
+    let of = if span <= points {
+        span
+    } else {
+        window.count(db, span).await?
+    };
+    if of <= points {
+        return window.raw(db).await;
+    }
+    // the first and the last bucket carry the exact ends
+    let width = (span + points - 1) / points;
+    let mut series = if width >= 4 * BLOCK {
+        window.blocks(db, width).await?
+    } else {
+        window.buckets(db, width).await?
+    };
+    series.of = of;
+    window.exact_ends(db, &mut series).await?;
+    Ok(series)
+}
+
+/// A stretch of one curve that is known to have a first and a last point.
+struct Window {
+    run: i64,
+    key: i64,
+    low: i64,
+    high: i64,
+    upto: i64,
+}
+
+/// Last step, mean, min and max of a bucket.
+type Bucket = (i64, Option<f64>, Option<f64>, Option<f64>);
+
+impl Window {
+    async fn count(&self, db: &Db, span: i64) -> Result<i64> {
+        let sql = if span > 64 * BLOCK {
+            "select coalesce(sum(n), 0) from metric_block where run = ? and key = ? and block between ? / 256 and ? / 256"
+        } else {
+            "select count(*) from metric where run = ? and key = ? and step between ? and ?"
+        };
+        let query = sqlx::query_scalar(sql)
+            .bind(self.run)
+            .bind(self.key)
+            .bind(self.low)
+            .bind(self.high);
+        Ok(query.fetch_one(db.read()).await?)
+    }
+
+    async fn raw(&self, db: &Db) -> Result<Series> {
+        let rows: Vec<(i64, Option<f64>)> = sqlx::query_as(
+            "select step, value from metric where run = ? and key = ? and step between ? and ? and seq <= ? \
+             order by step",
+        )
+        .bind(self.run)
+        .bind(self.key)
+        .bind(self.low)
+        .bind(self.high)
+        .bind(self.upto)
+        .fetch_all(db.read())
+        .await?;
+        let of = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        let (step, value) = rows.into_iter().unzip();
+        Ok(Series {
+            step,
+            value,
+            min: None,
+            max: None,
+            of,
+        })
+    }
+
+    async fn buckets(&self, db: &Db, width: i64) -> Result<Series> {
+        let rows: Vec<Bucket> = sqlx::query_as(
+            "select max(step), avg(value), min(value), max(value) from metric \
+             where run = ? and key = ? and step between ? and ? and seq <= ? group by (step - ?) / ? order by 1",
+        )
+        .bind(self.run)
+        .bind(self.key)
+        .bind(self.low)
+        .bind(self.high)
+        .bind(self.upto)
+        .bind(self.low)
+        .bind(width)
+        .fetch_all(db.read())
+        .await?;
+        Ok(columns(rows))
+    }
+
+    async fn blocks(&self, db: &Db, width: i64) -> Result<Series> {
+        let rows: Vec<Bucket> = sqlx::query_as(
+            "select max(last_step), sum(total) / nullif(sum(n), 0), iif(sum(n) > 0, min(low), null), \
+             iif(sum(n) > 0, max(high), null) from metric_block \
+             where run = ? and key = ? and block between ? / 256 and ? / 256 group by block / ? order by 1",
+        )
+        .bind(self.run)
+        .bind(self.key)
+        .bind(self.low)
+        .bind(self.high)
+        .bind((width + BLOCK - 1) / BLOCK)
+        .fetch_all(db.read())
+        .await?;
+        Ok(columns(rows))
+    }
+
+    async fn exact_ends(&self, db: &Db, series: &mut Series) -> Result<()> {
+        let last = series.step.len().saturating_sub(1);
+        for (place, step) in [(0, self.low), (last, self.high)] {
+            let sql = "select value from metric where run = ? and key = ? and step = ?";
+            let value: Option<Option<f64>> = sqlx::query_scalar(sql)
+                .bind(self.run)
+                .bind(self.key)
+                .bind(step)
+                .fetch_optional(db.read())
+                .await?;
+            if let (Some(value), Some(slot), Some(at)) = (
+                value,
+                series.value.get_mut(place),
+                series.step.get_mut(place),
+            ) {
+                (*slot, *at) = (value, step);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn columns(rows: Vec<Bucket>) -> Series {
+    let (mut min, mut max) = (Vec::new(), Vec::new());
+    let mut series = Series::default();
+    for (step, mean, low, high) in rows {
+        series.step.push(step);
+        series.value.push(mean);
+        min.push(low);
+        max.push(high);
+    }
+    (series.min, series.max) = (Some(min), Some(max));
+    series
+}

@@ -1,0 +1,101 @@
+//! The queue's loop and, for each run that has a worker, a task that watches it.
+//!
+//! A worker of ours is noticed dead by its exit; an adopted one, which is no child of this process, by its lock. What it
+//! did last is in events.jsonl: an exit event is its word, and without one it died.
+
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::Jobs;
+use crate::db::runs::{self, Status};
+use watch::Watch;
+
+/// The queue looks for itself so often, should a nudge be lost.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Counts a run that has a worker (or is about to), and nudges the queue when it is over.
+struct Slot {
+    jobs: Jobs,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Slot {
+    fn take(jobs: &Jobs, taken: &Arc<AtomicUsize>) -> Self {
+        taken.fetch_add(1, Ordering::SeqCst);
+        Self {
+            jobs: jobs.clone(),
+            taken: taken.clone(),
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(1, Ordering::SeqCst);
+        self.jobs.0.nudge.notify_one();
+    }
+}
+
+pub(super) async fn run(jobs: Jobs) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let stop = jobs.0.stop.clone();
+    let mut adopted = false;
+    while !stop.is_cancelled() {
+        let outcome = if adopted {
+            fill(&jobs, &taken).await
+        } else {
+            adopt(&jobs, &taken).await
+        };
+        match outcome {
+            Ok(()) if !adopted => {
+                adopted = true;
+                continue;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the queue cannot reach the database; it tries again")
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = jobs.0.nudge.notified() => {}
+            () = tokio::time::sleep(PATIENCE) => {}
+        }
+    }
+}
+
+/// Takes over the workers of the server before this one.
+async fn adopt(jobs: &Jobs, taken: &Arc<AtomicUsize>) -> crate::db::Result<()> {
+    for row in runs::in_status(&jobs.0.db, &[Status::Running, Status::Stopping]).await? {
+        tracing::info!(run.id = %row.id, worker.pid = row.worker_pid, "run adopted");
+        let slot = Slot::take(jobs, taken);
+        let watch = Watch::adopted(jobs.0.clone(), row);
+        tokio::spawn(async move {
+            watch.until_over().await;
+            drop(slot);
+        });
+    }
+    Ok(())
+}
+
+/// Starts queued runs while there are free slots.
+async fn fill(jobs: &Jobs, taken: &Arc<AtomicUsize>) -> crate::db::Result<()> {
+    while taken.load(Ordering::SeqCst) < jobs.0.config.workers.max(1) {
+        let queued = runs::in_status(&jobs.0.db, &[Status::Queued]).await?;
+        let Some(row) = queued.into_iter().next() else {
+            break;
+        };
+        let slot = Slot::take(jobs, taken);
+        // `None`: it was stopped in this very moment, or could not be started and is failed now
+        if let Some(watch) = Watch::start(jobs.0.clone(), row).await? {
+            tokio::spawn(async move {
+                watch.until_over().await;
+                drop(slot);
+            });
+        }
+    }
+    Ok(())
+}

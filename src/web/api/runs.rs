@@ -1,0 +1,395 @@
+//! /api/v1/runs: make, list, look, stop, resume.
+
+use std::path::Path as FsPath;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+
+use super::super::error::{Error, Problem, Result};
+use super::super::state::AppState;
+use super::body::{JsonBody, OptionalBody};
+use crate::db::metrics::{self, Series};
+use crate::db::runs::{self, Filter, RunRow};
+use crate::jobs::StopMode;
+
+/// A run.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Run {
+    /// ULID.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// queued, running, stopping, finished, stopped, failed or lost.
+    pub status: &'static str,
+    /// Process id of its worker, while there is one.
+    pub worker_pid: Option<i64>,
+    /// Optimiser steps done.
+    pub step: i64,
+    /// Optimiser steps in all, once known.
+    pub total_steps: Option<i64>,
+    /// Epochs done.
+    pub epoch: Option<f64>,
+    /// What the worker does.
+    pub phase: Option<String>,
+    /// Seconds left, where it can be told.
+    pub eta_s: Option<f64>,
+    /// Seconds of training.
+    pub elapsed_s: Option<f64>,
+    /// Throughput of the last logged step.
+    pub tokens_per_s: Option<f64>,
+    /// Last training loss.
+    pub loss: Option<f64>,
+    /// Last evaluation loss.
+    pub eval_loss: Option<f64>,
+    /// Step of the newest checkpoint.
+    pub checkpoint_step: Option<i64>,
+    /// Automatic restarts since the last progress.
+    pub restarts: i64,
+    /// Why it failed, was stopped or restarted.
+    pub reason: Option<String>,
+    /// The run directory.
+    pub output_dir: String,
+    /// Milliseconds since 1970.
+    pub created_ms: i64,
+    /// Milliseconds since 1970.
+    pub started_ms: Option<i64>,
+    /// Milliseconds since 1970.
+    pub ended_ms: Option<i64>,
+    /// Number of the last event: `after` of the event stream.
+    pub seq: i64,
+    /// The arguments that are not at their defaults.
+    #[schema(value_type = Object)]
+    pub config: Map<String, Value>,
+}
+
+impl Run {
+    /// The run as the API shows it.
+    #[must_use]
+    pub fn new(row: RunRow) -> Self {
+        Self {
+            status: row.status.as_str(),
+            worker_pid: row.worker_pid,
+            eta_s: row.eta_s(),
+            config: row.config_map(),
+            id: row.id,
+            name: row.name,
+            step: row.step,
+            total_steps: row.total_steps,
+            epoch: row.epoch,
+            phase: row.phase,
+            elapsed_s: row.elapsed_s,
+            tokens_per_s: row.tokens_per_s,
+            loss: row.last_loss,
+            eval_loss: row.last_eval_loss,
+            checkpoint_step: row.checkpoint_step,
+            restarts: row.restarts,
+            reason: row.reason,
+            output_dir: row.output_dir,
+            created_ms: row.created_ms,
+            started_ms: row.started_ms,
+            ended_ms: row.ended_ms,
+            seq: row.seq,
+        }
+    }
+}
+
+/// A page of runs, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RunList {
+    /// The runs.
+    pub runs: Vec<Run>,
+    /// Give it as `before` to get the next page; null on the last one.
+    pub next: Option<String>,
+}
+
+/// What the list is narrowed to.
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct ListQuery {
+    /// Only this status.
+    status: Option<String>,
+    /// Only names or ids that contain this.
+    q: Option<String>,
+    /// Only runs older than this id.
+    before: Option<String>,
+    /// At most so many, 50 unless told, 1000 at most.
+    limit: Option<u32>,
+}
+
+/// Lists runs, newest first.
+///
+/// # Errors
+/// 400 for an unknown status.
+#[utoipa::path(get, path = "/api/v1/runs", params(ListQuery),
+    responses((status = 200, body = RunList), (status = 400, body = Problem)))]
+pub async fn list(
+    State(state): State<AppState>,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<RunList>> {
+    let Query(query) = query.map_err(wrong_query)?;
+    let status = query.status.filter(|status| !status.is_empty());
+    let status = status
+        .map(|text| {
+            text.parse()
+                .map_err(|_| Error::bad_request("status: no such status."))
+        })
+        .transpose()?;
+    let limit = query.limit.unwrap_or(50).clamp(1, 1000);
+    let filter = Filter {
+        status,
+        text: query.q,
+        before: query.before,
+        limit: limit + 1,
+    };
+    let mut rows = runs::list(&state.db, &filter).await?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let next = rows.last().filter(|_| more).map(|row| row.id.clone());
+    Ok(Json(RunList {
+        runs: rows.into_iter().map(Run::new).collect(),
+        next,
+    }))
+}
+
+/// Queues a run. The body is the YAML configuration as JSON; `start_id` (any unique text, a UUID say) may be added, and
+/// makes a repetition harmless.
+///
+/// # Errors
+/// 422 with every wrong field, 400 where the body is no JSON object.
+#[utoipa::path(post, path = "/api/v1/runs", request_body(content = Object),
+    responses((status = 201, body = Run), (status = 200, body = Run, description = "This start_id was there already"),
+        (status = 400, body = Problem), (status = 413, body = Problem), (status = 422, body = Problem)))]
+pub async fn create(
+    State(state): State<AppState>,
+    JsonBody(mut config): JsonBody<Map<String, Value>>,
+) -> Result<Response> {
+    let start_id = match config.shift_remove("start_id") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) if !text.is_empty() && text.len() <= 100 => Some(text),
+        Some(_) => {
+            let message = "must be a text of 1 to 100 characters".to_owned();
+            return Err(Error::invalid(vec![super::super::error::FieldProblem {
+                field: "start_id".to_owned(),
+                message,
+            }]));
+        }
+    };
+    let pairs = config.into_iter().collect();
+    let (row, fresh) = state.jobs.create(&pairs, start_id).await?;
+    let status = if fresh {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    let location = [(header::LOCATION, format!("/api/v1/runs/{}", row.id))];
+    Ok((status, location, Json(Run::new(row))).into_response())
+}
+
+/// One run.
+///
+/// # Errors
+/// 404 where there is none of that id.
+#[utoipa::path(get, path = "/api/v1/runs/{id}", params(("id" = String, Path)),
+    responses((status = 200, body = Run), (status = 404, body = Problem)))]
+pub async fn show(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Run>> {
+    Ok(Json(Run::new(find(&state, &id).await?)))
+}
+
+/// Which curves.
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct MetricsQuery {
+    /// Names with commas between them: loss, lr, grad_norm, tokens_per_s, eval_loss ...; all of them unless told.
+    keys: Option<String>,
+    /// At most so many points a curve; longer ones come in buckets with mean, min and max. 1500 unless told.
+    points: Option<u32>,
+    /// First step.
+    x0: Option<i64>,
+    /// Last step.
+    x1: Option<i64>,
+    /// Only what events up to this number brought.
+    upto: Option<i64>,
+}
+
+/// One curve, in columns.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Curve {
+    /// Steps, rising.
+    step: Vec<i64>,
+    /// The value, or the mean of the bucket; null = not finite.
+    value: Vec<Option<f64>>,
+    /// Lowest of the bucket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min: Option<Vec<Option<f64>>>,
+    /// Highest of the bucket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max: Option<Vec<Option<f64>>>,
+    /// How many points there are in the window.
+    of: i64,
+}
+
+impl From<Series> for Curve {
+    fn from(series: Series) -> Self {
+        let Series {
+            step,
+            value,
+            min,
+            max,
+            of,
+        } = series;
+        Self {
+            step,
+            value,
+            min,
+            max,
+            of,
+        }
+    }
+}
+
+/// The curves of a run: `{"loss": {"step": [...], "value": [...]}}`.
+///
+/// # Errors
+/// 404 where there is no such run.
+#[utoipa::path(get, path = "/api/v1/runs/{id}/metrics", params(("id" = String, Path), MetricsQuery),
+    responses((status = 200, body = std::collections::HashMap<String, Curve>), (status = 404, body = Problem)))]
+pub async fn metrics(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    query: Result<Query<MetricsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<indexmap::IndexMap<String, Curve>>> {
+    let Query(query) = query.map_err(wrong_query)?;
+    let run = find(&state, &id).await?;
+    let keys = query.keys.unwrap_or_default();
+    let keys: Vec<String> = keys
+        .split(',')
+        .map(str::trim)
+        .filter(|key| !key.is_empty())
+        .take(50)
+        .map(str::to_owned)
+        .collect();
+    let wanted = metrics::Query {
+        keys,
+        points: query.points.unwrap_or(1500),
+        from: query.x0,
+        to: query.x1,
+        upto: query.upto,
+    };
+    let series = metrics::series(&state.db, run.num, &wanted).await?;
+    Ok(Json(
+        series
+            .into_iter()
+            .map(|(key, series)| (key, series.into()))
+            .collect(),
+    ))
+}
+
+/// How much of the log.
+#[derive(Debug, Deserialize, IntoParams)]
+pub struct LogQuery {
+    /// The last so many lines; 500 unless told, 10000 at most.
+    tail: Option<usize>,
+}
+
+/// The end of a log.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Log {
+    /// Lines, oldest first.
+    lines: Vec<String>,
+}
+
+/// The end of the worker's log; as text/plain where that is asked for.
+///
+/// # Errors
+/// 404 where there is no such run.
+#[utoipa::path(get, path = "/api/v1/runs/{id}/log", params(("id" = String, Path), LogQuery),
+    responses((status = 200, body = Log), (status = 404, body = Problem)))]
+pub async fn log(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    query: Result<Query<LogQuery>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let Query(query) = query.map_err(wrong_query)?;
+    let run = find(&state, &id).await?;
+    let path = FsPath::new(&run.output_dir).join("worker.log");
+    let tail = query.tail.unwrap_or(500).min(10_000);
+    let lines = tokio::task::spawn_blocking(move || crate::files::tail(&path, tail))
+        .await
+        .map_err(Error::internal)?;
+    let lines = lines.map_err(Error::internal)?;
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    if accept.starts_with("text/plain") {
+        return Ok((lines.join("\n") + "\n").into_response());
+    }
+    Ok(Json(Log { lines }).into_response())
+}
+
+/// How to stop.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// `save` (a checkpoint first; the default) or `now` (the last checkpoint stays).
+    #[serde(default)]
+    mode: Mode,
+}
+
+/// The two ways to stop.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// At the next step boundary, with a checkpoint.
+    #[default]
+    Save,
+    /// At once.
+    Now,
+}
+
+/// Asks a run to stop; `status` tells when it has.
+///
+/// # Errors
+/// 404 where there is no such run, 409 where it is over.
+#[utoipa::path(post, path = "/api/v1/runs/{id}/stop", params(("id" = String, Path)), request_body = Stop,
+    responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn stop(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    OptionalBody(stop): OptionalBody<Stop>,
+) -> Result<Response> {
+    let mode = match stop.mode {
+        Mode::Save => StopMode::Save,
+        Mode::Now => StopMode::Now,
+    };
+    let row = state.jobs.stop(&id, mode).await?;
+    Ok((StatusCode::ACCEPTED, Json(Run::new(row))).into_response())
+}
+
+/// Queues a stopped, failed or lost run again: it goes on from its newest checkpoint.
+///
+/// # Errors
+/// 404 where there is no such run, 409 where it is not over or has finished.
+#[utoipa::path(post, path = "/api/v1/runs/{id}/resume", params(("id" = String, Path)),
+    responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn resume(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response> {
+    let row = state.jobs.resume(&id).await?;
+    Ok((StatusCode::ACCEPTED, Json(Run::new(row))).into_response())
+}
+
+async fn find(state: &AppState, id: &str) -> Result<RunRow> {
+    runs::get(&state.db, id)
+        .await?
+        .ok_or_else(|| Error::not_found("run", id))
+}
+
+fn wrong_query(rejection: axum::extract::rejection::QueryRejection) -> Error {
+    Error::bad_request(format!(
+        "The query is not what is expected: {}.",
+        rejection.body_text()
+    ))
+}

@@ -1,0 +1,148 @@
+//! One table of routes. The router is built from it, and so are the tests of the guard: a route cannot be outside.
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, OriginalUri};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+
+use super::error::{self, Error};
+use super::state::AppState;
+use super::{api, assets, auth, guard, openapi, pages, sse};
+
+/// What kind of thing answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// HTML for people.
+    Page,
+    /// JSON under /api/v1.
+    Api,
+    /// An event stream.
+    Sse,
+    /// A file of the binary.
+    Static,
+    /// /healthz: the one place without a token.
+    Health,
+    /// The login form's target.
+    Login,
+}
+
+/// The methods in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Reads.
+    Get,
+    /// Changes.
+    Post,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// GET or POST.
+    pub verb: Verb,
+    /// The path in axum's notation.
+    pub path: &'static str,
+    /// What answers.
+    pub kind: Kind,
+    /// The handler, as a router of one method.
+    pub handler: fn() -> MethodRouter<AppState>,
+}
+
+const fn route(
+    verb: Verb,
+    path: &'static str,
+    kind: Kind,
+    handler: fn() -> MethodRouter<AppState>,
+) -> Route {
+    Route {
+        verb,
+        path,
+        kind,
+        handler,
+    }
+}
+
+use Kind::{Api, Health, Login, Page, Sse, Static};
+use Verb::{Get, Post};
+
+/// Every route of the server.
+pub const ROUTES: &[Route] = &[
+    route(Get, "/", Page, || get(pages::home::home)),
+    route(Post, "/demo", Page, || post(pages::home::demo)),
+    route(Get, "/runs", Page, || get(pages::runs::list)),
+    route(Post, "/runs", Page, || post(pages::new::create)),
+    route(Get, "/runs/new", Page, || get(pages::new::form)),
+    route(Post, "/runs/new/check", Page, || post(pages::new::check)),
+    route(Get, "/runs/{id}", Page, || get(pages::run::show)),
+    route(Post, "/runs/{id}/stop", Page, || post(pages::run::stop)),
+    route(Post, "/runs/{id}/resume", Page, || post(pages::run::resume)),
+    route(Get, "/runs/{id}/events", Sse, || get(sse::run_events)),
+    route(Get, "/api/v1/runs", Api, || get(api::runs::list)),
+    route(Post, "/api/v1/runs", Api, || post(api::runs::create)),
+    route(Get, "/api/v1/runs/{id}", Api, || get(api::runs::show)),
+    route(Get, "/api/v1/runs/{id}/metrics", Api, || {
+        get(api::runs::metrics)
+    }),
+    route(Get, "/api/v1/runs/{id}/log", Api, || get(api::runs::log)),
+    route(Post, "/api/v1/runs/{id}/stop", Api, || {
+        post(api::runs::stop)
+    }),
+    route(Post, "/api/v1/runs/{id}/resume", Api, || {
+        post(api::runs::resume)
+    }),
+    route(Post, "/api/v1/demo", Api, || post(api::demo)),
+    route(Get, "/api/v1/fields", Api, || get(api::fields)),
+    route(Get, "/api/v1/openapi.json", Api, || get(openapi::document)),
+    route(Get, "/healthz", Health, || get(api::healthz)),
+    route(Post, "/login", Login, || post(auth::login)),
+    route(Get, "/favicon.ico", Static, || get(assets::favicon)),
+    route(Get, "/favicon.svg", Static, || get(assets::favicon)),
+    route(Get, "/assets/{*file}", Static, || get(assets::file)),
+];
+
+/// Largest request body: a configuration is a few KiB.
+pub const BODY_LIMIT: usize = 1 << 20;
+
+/// The server's service: the table, behind the guard.
+pub fn router(state: AppState) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        // after the method is known: a wrong one is 405 for everybody
+        let own_origin = from_fn_with_state(state.clone(), guard::own_origin);
+        router = router.route(route.path, (route.handler)().route_layer(own_origin));
+    }
+    // the layer added last sees a request first
+    router
+        .fallback(no_page)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn_with_state(state.clone(), auth::token))
+        .layer(from_fn_with_state(state.clone(), guard::known_host))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(error::for_people))
+        .layer(CompressionLayer::new()) // leaves event streams alone
+        .layer(from_fn(guard::headers))
+        .with_state(state)
+}
+
+async fn no_page(OriginalUri(uri): OriginalUri) -> Error {
+    Error::not_found("page", uri.path())
+}
+
+async fn no_method(method: Method, OriginalUri(uri): OriginalUri) -> Error {
+    Error::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{} does not take {method}.", uri.path()),
+    )
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without text");
+    axum::response::IntoResponse::into_response(Error::internal(format!("panic: {text}")))
+}
