@@ -15,7 +15,7 @@ pub fn gguf() -> PathBuf {
         let out = Command::new("bash")
             .arg(script)
             .output()
-            .expect("bash runs");
+            .unwrap_or_else(|e| panic!("bash: {e}"));
         let (text, log) = (
             String::from_utf8_lossy(&out.stdout),
             String::from_utf8_lossy(&out.stderr),
