@@ -36,7 +36,7 @@ pub fn render(
     let messages: Vec<Value> = messages
         .iter()
         .map(|(role, content)| {
-            Value::from_iter([
+            Value::from_pairs([
                 ("role", Value::from(*role)),
                 ("content", Value::from(*content)),
             ])
@@ -57,7 +57,10 @@ pub fn render(
             .map(|(name, token)| (name.clone(), Value::from(token.as_str()))),
     );
     let text = env
-        .render_str(&without_generation_marks(source), Value::from_iter(context))
+        .render_str(
+            &without_generation_marks(source),
+            Value::from_pairs(context),
+        )
         .map_err(|e| e.to_string().replace('\n', " "))?;
     if text.len() > MAX_OUTPUT {
         return Err(format!(
@@ -143,4 +146,44 @@ fn without_generation_marks(source: &str) -> String {
         rest = &rest[start + length + 2..];
     }
     kept + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::render;
+    use crate::data::RunDate;
+
+    #[test]
+    fn renders_as_transformers_does() {
+        let check = |source: &str, expected: &str| {
+            let messages = [("system", "s"), ("user", " é ")];
+            let variables = [("bos_token".to_string(), "<s>".to_string())];
+            let date = Some(RunDate {
+                year: 2026,
+                month: 11,
+                day: 4,
+            });
+            let text = render(source, &messages, true, &variables, date);
+            assert_eq!(text, Ok(expected.to_string()), "{source}");
+        };
+        check("{{ bos_token }}{{ messages[1].content.strip() }}", "<s>é");
+        check(
+            "{% for m in messages %}\n  {% if m['role'] == 'user' %}\nU{% endif %}\n{% endfor %}",
+            "U",
+        );
+        check(
+            "{{ messages[1] | tojson }}",
+            "{\"role\": \"user\", \"content\": \" é \"}",
+        );
+        check("{{ strftime_now('%d %b %Y') }}", "04 Nov 2026");
+        check("{% generation %}\n{{ 1 + 1 }}{% endgeneration %}", "2");
+        check(
+            "{% if tools is not none %}T{% endif %}{% if add_generation_prompt %}P{% endif %}",
+            "P",
+        );
+        check(
+            "{{ messages[0]['content'].split('s') | length }}{% if x is defined and x.y %}{% endif %}",
+            "2",
+        );
+    }
 }

@@ -95,6 +95,9 @@ pub enum ToolFormat {
     SeedOss,
 }
 
+/// Writes one tool.
+type Writer<'a> = dyn Fn(&Map<String, Value>) -> Result<String, String> + 'a;
+
 /// Names as `tool_format` has them.
 const NAMES: [(&str, ToolFormat); 13] = [
     ("default", ToolFormat::Default),
@@ -154,7 +157,7 @@ impl ToolFormat {
         tools: &[&Map<String, Value>],
         date: Option<RunDate>,
     ) -> Result<String, String> {
-        let lines = |write: &dyn Fn(&Map<String, Value>) -> Result<String, String>| {
+        let lines = |write: &Writer<'_>| {
             tools
                 .iter()
                 .map(|tool| write(tool))

@@ -1,4 +1,4 @@
-//! Where the recorded truth is, and how it is read.
+//! Where the recorded truth is and how it is read; tokenizers and datasets of our own.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,8 +8,10 @@
 
 use std::path::{Path, PathBuf};
 
+use engine::data::load::Dataset;
 use engine::data::template::{Message, Role};
-use serde_json::Value;
+use engine::data::{DataArgs, DataError, Tokenizer, load, prepare_template};
+use serde_json::{Value, json};
 
 /// A path below the shared folder; says what is left out where it is missing.
 pub fn shared(path: &str) -> Option<PathBuf> {
@@ -69,7 +71,7 @@ pub fn byte_tokenizer(config: &Value) -> tempfile::TempDir {
         vocab.insert(char::from_u32(shown).unwrap().to_string(), byte.into());
     }
     let special = |id: usize, content: &str| {
-        serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false,
             "rstrip": false, "normalized": false, "special": true})
     };
     let names = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"];
@@ -78,9 +80,9 @@ pub fn byte_tokenizer(config: &Value) -> tempfile::TempDir {
         .enumerate()
         .map(|(i, name)| special(256 + i, name))
         .collect();
-    let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false,
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false,
         "trim_offsets": true, "use_regex": true});
-    let tokenizer = serde_json::json!({
+    let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
@@ -105,4 +107,24 @@ pub fn dataset(info: &Value, files: &[(&str, &str)]) -> tempfile::TempDir {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     folder
+}
+
+/// Loads `x` from files of our own, with a tokenizer of bytes.
+pub fn run(
+    info: &Value,
+    files: &[(&str, &str)],
+    change: impl FnOnce(&mut DataArgs),
+) -> Result<Dataset, DataError> {
+    let folder = dataset(&json!({ "x": info }), files);
+    let tokenizer = byte_tokenizer(&json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}}));
+    let mut args = DataArgs {
+        dataset: vec!["x".to_string()],
+        dataset_dir: folder.path().display().to_string(),
+        template: Some("empty".to_string()),
+        ..DataArgs::default()
+    };
+    change(&mut args);
+    let mut tokenizer = Tokenizer::from_folder(tokenizer.path())?;
+    let (template, _) = prepare_template(&args, &mut tokenizer)?;
+    load(&args, Some((&tokenizer, &template)), &mut |_, _| {})
 }

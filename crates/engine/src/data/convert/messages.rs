@@ -176,7 +176,7 @@ fn role_of(tags: &Tags, word: &str) -> Option<Role> {
 
 /// The example: all but the last message are the prompt. A conversation in trouble keeps none.
 fn finish(mut aligned: Vec<Message>, system: String, mut trouble: Option<String>) -> Example {
-    if trouble.is_none() && (aligned.is_empty() || aligned.len() % 2 != 0) {
+    if trouble.is_none() && (aligned.is_empty() || !aligned.len().is_multiple_of(2)) {
         let count = aligned.len();
         trouble = Some(format!(
             "Invalid message count: {count} (prompts and answers must come in pairs)"

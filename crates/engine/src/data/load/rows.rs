@@ -58,6 +58,7 @@ pub(super) fn read(
         None
     };
     let mut unseen: HashSet<&str> = expected_columns(info).into_iter().collect();
+    let mut objects = false;
     let mut items = Vec::new();
     let files = source::files(&info.path)?;
     for path in &files {
@@ -67,6 +68,7 @@ pub(super) fn read(
         }
         source::read(path, &mut |RawRow { value, row, line }| {
             unseen.retain(|column| value.get(column).is_none());
+            objects |= value.is_object();
             let content = Arc::new(convert(info, &value));
             items.push(Item {
                 file: Arc::clone(&file),
@@ -84,7 +86,7 @@ pub(super) fn read(
             info.name
         )));
     };
-    if let Some(column) = unseen.iter().min() {
+    if let Some(column) = unseen.iter().min().filter(|_| objects) {
         let reason = RowError(format!(
             "column `{column}` is missing; name the columns that the rows have under `columns` of {} in \
              dataset_info.json",
