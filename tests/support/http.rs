@@ -7,9 +7,16 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Sends one request; `None` where nobody answers.
-pub fn request(at: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+pub fn request(
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Option<(u16, Value)> {
     let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(2)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .ok()?;
     let body = body.map(Value::to_string).unwrap_or_default();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Type: \

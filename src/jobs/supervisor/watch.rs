@@ -23,7 +23,7 @@ use crate::db::ingest;
 use crate::db::runs::{self, Change, RunRow, Status};
 
 /// How often the files are looked at.
-const TICK: Duration = Duration::from_millis(150);
+const TICK: Duration = Duration::from_millis(200);
 /// A worker told to stop now is killed after this.
 const GRACE: Duration = Duration::from_secs(10);
 /// An adopted run without a lock may have a worker that is just starting.
