@@ -155,7 +155,12 @@ fn prepare(order: Order) -> Result<(Desk, Config, RunLock), Failure> {
     run::atomic::sweep(dir.path()).map_err(named)?;
     let (mut log, listener) = match &role {
         Role::Terminal { source } => {
-            let mut file = RunFile::new(id_of(dir.path()), now_ms(), config.to_map());
+            // A resumed run keeps its first start: dates in templates come from it.
+            let earlier = RunFile::read(&dir)
+                .ok()
+                .filter(|_| !config.overwrite_output_dir);
+            let created = earlier.map_or_else(now_ms, |file| file.created_at_ms);
+            let mut file = RunFile::new(id_of(dir.path()), created, config.to_map());
             file.source.clone_from(source);
             file.write(&dir).map_err(|error| {
                 Failure::new(ExitCode::BadInput, format!("output_dir: {error}"))
@@ -192,6 +197,7 @@ fn prepare(order: Order) -> Result<(Desk, Config, RunLock), Failure> {
     let journal = Journal::open(&dir)?;
     let base_s = journal.elapsed_s();
     let mut desk = Desk {
+        has_history: journal.seq() > 0,
         journal,
         log,
         listener,
@@ -214,6 +220,8 @@ pub struct Desk {
     log: Log,
     listener: Listener,
     stop: Stop,
+    /// Whether an earlier attempt wrote to this journal.
+    has_history: bool,
     /// Seconds of training before this process.
     base_s: f64,
     origin: Instant,
@@ -241,6 +249,9 @@ impl Desk {
     /// # Errors
     /// Where the journal cannot be written.
     pub fn rewind(&mut self, to_step: u64) -> Result<(), Failure> {
+        if to_step == 0 && !self.has_history {
+            return Ok(());
+        }
         self.journal.rewind(now_ms(), to_step)?;
         Ok(())
     }

@@ -1,28 +1,204 @@
-//! The engine behind the worker's [`Desk`].
+//! The engine behind the worker's [`Desk`]: with `cli` the only place that calls it.
 
+use std::env;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use engine::error::Error;
+use engine::model::hub::HubEnv;
+use engine::observer::Observer;
+use engine::prepare::Surroundings;
+use engine::train::Outcome;
 use run::config::Config;
+use run::control::Wish;
+use run::dir::RunDir;
+use run::event::Body;
 use run::exit::ExitCode;
+use run::runfile::RunFile;
+use serde_json::json;
 
+use super::log::Log;
 use super::{Desk, Ended, Failure};
+use crate::clock::{Clock, SystemClock};
 
 /// Trains as the arguments say.
-pub fn train(_config: &Config, _desk: &mut Desk) -> Result<Ended, Failure> {
-    Err(Failure {
-        code: ExitCode::Bug,
-        message: "the engine is not linked yet".to_owned(),
-    })
+///
+/// # Errors
+/// What ended the run before its time.
+pub fn train(config: &Config, desk: &mut Desk) -> Result<Ended, Failure> {
+    match engine::train::train(config, &surroundings(config), desk)? {
+        Outcome::Finished => Ok(Ended::Finished),
+        Outcome::Stopped(_) => Ok(Ended::Stopped),
+    }
 }
-/// Prints the encoded rows.
-pub fn rows(_config: &Config, _limit: Option<usize>) -> Result<(), Failure> {
-    Err(Failure {
-        code: ExitCode::Bug,
-        message: "the engine is not linked yet".to_owned(),
-    })
+
+/// Prints the encoded rows, one JSON object a line, and nothing else, to stdout.
+///
+/// # Errors
+/// When an input cannot be used or stdout cannot be written.
+pub fn rows(config: &Config, limit: Option<usize>) -> Result<(), Failure> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let stdout = |source| Error::Io {
+        op: "write",
+        path: PathBuf::from("stdout"),
+        source,
+    };
+    let around = surroundings(config);
+    let printed = engine::task::rows(config, &around, limit, &mut Terminal::new(), |row| {
+        writeln!(out, "{row}").map_err(stdout)
+    });
+    match printed.and_then(|()| out.flush().map_err(stdout)) {
+        // `tallow data ... | head` has seen enough.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }
-/// Prints the loss.
-pub fn eval(_config: &Config) -> Result<(), Failure> {
-    Err(Failure {
-        code: ExitCode::Bug,
-        message: "the engine is not linked yet".to_owned(),
-    })
+
+/// Prints the loss as one line of JSON.
+///
+/// # Errors
+/// When an input cannot be used.
+pub fn eval(config: &Config) -> Result<(), Failure> {
+    let found = engine::task::evaluate(config, &surroundings(config), &mut Terminal::new())?;
+    let mut line = serde_json::Map::new();
+    for (name, losses) in &found {
+        let key = if name.is_empty() {
+            "eval".to_owned()
+        } else {
+            format!("eval_{name}")
+        };
+        line.insert(format!("{key}_loss"), json!(losses.eval_loss));
+        line.insert(format!("{key}_token_loss"), json!(losses.token_loss));
+        line.insert(
+            format!("{key}_token_accuracy"),
+            json!(losses.token_accuracy),
+        );
+        line.insert(format!("{key}_rows"), json!(losses.rows));
+        line.insert(format!("{key}_labels"), json!(losses.labels));
+    }
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{}", serde_json::Value::Object(line));
+    written.map_err(|source| Error::Io {
+        op: "write",
+        path: PathBuf::from("stdout"),
+        source,
+    })?;
+    Ok(())
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            code: error.exit_code(),
+            message: error.to_string(),
+        }
+    }
+}
+
+impl Observer for Desk {
+    fn event(&mut self, body: Body) -> engine::error::Result<()> {
+        self.tell(body).map_err(not_written)
+    }
+
+    fn rewind(&mut self, to_step: u64) -> engine::error::Result<()> {
+        Desk::rewind(self, to_step).map_err(not_written)
+    }
+
+    fn wish(&mut self) -> Wish {
+        Desk::wish(self)
+    }
+
+    fn elapsed_s(&self) -> f64 {
+        Desk::elapsed_s(self)
+    }
+}
+
+/// A journal that cannot be written ends the run; a full disk keeps its exit code.
+fn not_written(failure: Failure) -> Error {
+    let kind = match failure.code {
+        ExitCode::NoSpace => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    let source = io::Error::new(kind, failure.message);
+    Error::Io {
+        op: "write",
+        path: PathBuf::from("the run's journal"),
+        source,
+    }
+}
+
+/// Watches what has no run directory: notices go to stderr.
+struct Terminal {
+    log: Log,
+    began: Instant,
+}
+
+impl Terminal {
+    fn new() -> Self {
+        Self {
+            log: Log::to_stderr(),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Observer for Terminal {
+    fn event(&mut self, body: Body) -> engine::error::Result<()> {
+        if matches!(body, Body::Notice { .. }) {
+            self.log.event(&body);
+        }
+        Ok(())
+    }
+
+    fn rewind(&mut self, _to_step: u64) -> engine::error::Result<()> {
+        Ok(())
+    }
+
+    fn wish(&mut self) -> Wish {
+        Wish::Run
+    }
+
+    fn elapsed_s(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+}
+
+/// What the engine must be told of the world.
+fn surroundings(config: &Config) -> Surroundings {
+    Surroundings {
+        hub: hub_caches(),
+        started_unix_s: started(config),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+/// The run's start: SOURCE_DATE_EPOCH, else what run.json froze, else now.
+fn started(config: &Config) -> i64 {
+    let given = env::var("SOURCE_DATE_EPOCH")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let frozen = || {
+        let dir = config.output_dir.as_ref()?;
+        let file = RunFile::read(&RunDir::new(dir)).ok()?;
+        i64::try_from(file.created_at_ms / 1000).ok()
+    };
+    given
+        .or_else(frozen)
+        .unwrap_or_else(|| SystemClock.now_ms() / 1000)
+}
+
+/// Where the hubs' own tools keep their files.
+fn hub_caches() -> HubEnv {
+    let path = |name: &str| {
+        env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    let home = path("HOME").unwrap_or_default();
+    let hf_home = || path("HF_HOME").unwrap_or_else(|| home.join(".cache/huggingface"));
+    HubEnv {
+        hf_cache: path("HF_HUB_CACHE").unwrap_or_else(|| hf_home().join("hub")),
+        ms_cache: path("MODELSCOPE_CACHE").unwrap_or_else(|| home.join(".cache/modelscope/hub")),
+    }
 }

@@ -42,6 +42,9 @@ pub enum Error {
         /// "loss" or "grad_norm".
         what: &'static str,
     },
+    /// The data stage found something that cannot be used.
+    #[error(transparent)]
+    Data(#[from] crate::data::error::DataError),
     /// A tensor operation failed: a bug in the engine or a device fault.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -80,6 +83,7 @@ impl Error {
                 std::io::ErrorKind::OutOfMemory => ExitCode::OutOfMemory,
                 _ => ExitCode::BadInput,
             },
+            Self::Data(_) => ExitCode::BadInput,
             Self::NonFinite { .. } => ExitCode::NonFinite,
             Self::Tensor(_) | Self::Internal(_) => ExitCode::Bug,
         }

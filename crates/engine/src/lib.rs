@@ -1,21 +1,39 @@
 //! The trainer: a deterministic, synchronous fine-tuning engine on candle tensors.
 //!
-//! - [`ops`]: the decoder's operations, each with both directions
+//! It knows no clock, no environment, no terminal: a caller hands it the world
+//! ([`prepare::Surroundings`]) and listens ([`observer::Observer`]).
+//!
+//! - [`train`]: the loop, top to bottom; [`step`]: one optimiser step
+//! - [`plan`]: which rows come when; [`method`]: what the arguments say about the optimiser
+//! - [`prepare`]: everything before the first step; [`finish`]: what a run leaves behind
+//! - [`state`], [`checkpoint`]: what survives a kill
+//! - [`report`], [`sample`], [`eval`], [`generate`], [`task`]: what is told, measured and answered
+//! - [`data`]: from dataset files to token ids; [`batch`]: rows laid end to end
 //! - [`model`]: configs, weights, the decoder, adapters, files
+//! - [`ops`]: the decoder's operations, each with both directions
 //! - [`optim`]: optimisers, schedules, clipping
-//! - [`data`]: from dataset files to token ids
-//! - [`batch`]: rows of tokens laid end to end
 //! - [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
 
 pub mod batch;
+pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod finish;
 pub mod generate;
+pub mod method;
 pub mod model;
+pub mod observer;
 pub mod ops;
 pub mod optim;
+pub mod plan;
+pub mod prepare;
+pub mod report;
 pub mod rng;
+pub mod sample;
 pub mod simd;
+pub mod state;
 pub mod step;
+pub mod task;
 pub mod tensor;
+pub mod train;

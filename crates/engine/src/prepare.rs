@@ -15,14 +15,15 @@ use crate::data::template::{Template, TemplateOptions};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tools::RunDate;
 use crate::error::{Error, Result};
-use crate::model::adapter_file;
+use crate::model::adapter_file::read_adapter;
 use crate::model::config::{ModelConfig, check_vocab};
 use crate::model::decoder::Decoder;
 use crate::model::gguf::Gguf;
+use crate::model::gguf_tokenizer;
 use crate::model::hub::{HubEnv, ModelLocation, resolve_model};
 use crate::model::lora::{self, LoraConfig};
 use crate::model::store::Role;
-use crate::model::weights::{Dtype, read_folder, read_safetensors};
+use crate::model::weights::{Dtype, read_folder};
 use crate::observer::Observer;
 
 /// What the engine must be told of the world: it reads no environment and no clock.
@@ -86,9 +87,7 @@ pub fn load(
     let location = locate(config, around)?;
     let model_config = read_config(&location)?;
     let texts = load_texts(config, around, &location, Some(&model_config), io)?;
-    if let Some(tokenizer) = &texts.tokenizer {
-        check_vocab(&model_config, tokenizer.highest_id_used(), &location.path().display().to_string())?;
-    }
+    check_ids(&texts.dataset, &model_config)?;
     io.phase(Phase::Model)?;
     let (decoder, lora) = load_model(config, &location, model_config, resume, io)?;
     let sequences = |rows: Vec<Row>| rows.into_iter().map(sequence).collect::<Vec<_>>();
@@ -98,10 +97,30 @@ pub fn load(
         tokenizer: texts.tokenizer,
         template: texts.template,
         train: sequences(train),
-        eval: eval.into_iter().map(|(name, rows)| (name, sequences(rows))).collect(),
+        eval: eval
+            .into_iter()
+            .map(|(name, rows)| (name, sequences(rows)))
+            .collect(),
         lora,
         location,
     })
+}
+
+/// As [`load`], for a model whose loss is asked: adapters are those that the config names, none is
+/// made.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for_eval(
+    config: &Config,
+    around: &Surroundings,
+    io: &mut dyn Observer,
+) -> Result<Prepared> {
+    let mut config = config.clone();
+    if config.adapter_name_or_path.is_empty() {
+        config.finetuning_type = FinetuningType::Full;
+    }
+    load(&config, around, None, io)
 }
 
 /// Tokenizer, template and rows alone: what `tallow data` shows.
@@ -119,6 +138,13 @@ pub fn load_texts(
     let args = data_args(config, around, model);
     let mut tokenizer = read_tokenizer(location)?;
     let mut template = None;
+    if let (Some(tokenizer), Some(model)) = (&tokenizer, model) {
+        check_vocab(
+            model,
+            tokenizer.vocab_size(),
+            &location.path().display().to_string(),
+        )?;
+    }
     if let Some(tokenizer) = &mut tokenizer {
         let (made, notices) = prepare_template(&args, tokenizer)?;
         template = Some(made);
@@ -133,7 +159,10 @@ pub fn load_texts(
     let dataset = load::load(&args, kit, &mut |done, total| {
         if io.elapsed_s() - told > 0.5 {
             told = io.elapsed_s();
-            failed = io.progress(Phase::Data, done, total).err().or(failed.take());
+            failed = io
+                .progress(Phase::Data, done, total)
+                .err()
+                .or(failed.take());
         }
     })?;
     if let Some(error) = failed {
@@ -142,7 +171,11 @@ pub fn load_texts(
     for line in dataset.report.lines() {
         io.say(line)?;
     }
-    Ok(Texts { tokenizer, template, dataset })
+    Ok(Texts {
+        tokenizer,
+        template,
+        dataset,
+    })
 }
 
 /// Where the model of `config` lies.
@@ -150,10 +183,18 @@ pub fn load_texts(
 /// # Errors
 /// When it is nowhere; the text says how to point to a folder.
 pub fn locate(config: &Config, around: &Surroundings) -> Result<ModelLocation> {
-    let Some(name) = config.model_name_or_path.as_deref().filter(|n| !n.is_empty()) else {
-        return Err(Error::input("model_name_or_path", "Please provide `model_name_or_path`."));
+    let Some(name) = config
+        .model_name_or_path
+        .as_deref()
+        .filter(|n| !n.is_empty())
+    else {
+        return Err(Error::input(
+            "model_name_or_path",
+            "Please provide `model_name_or_path`.",
+        ));
     };
-    resolve_model(name, config.cache_dir.as_deref().map(Path::new), &around.hub)
+    let cache = config.cache_dir.as_deref().map(Path::new);
+    resolve_model(name, &config.model_revision, cache, &around.hub)
 }
 
 /// The model's config, from its folder or file.
@@ -172,7 +213,7 @@ fn read_tokenizer(location: &ModelLocation) -> Result<Option<Tokenizer>> {
         ModelLocation::Folder(dir) if !dir.join("tokenizer.json").exists() => Ok(None),
         ModelLocation::Folder(dir) => Ok(Some(Tokenizer::from_folder(dir)?)),
         ModelLocation::Gguf(file) => {
-            let (inner, config) = Gguf::open(file)?.tokenizer()?;
+            let (inner, config) = gguf_tokenizer::tokenizer(&Gguf::open(file)?)?;
             Ok(Some(Tokenizer::from_parts(inner, config)?))
         }
     }
@@ -187,16 +228,24 @@ fn load_model(
 ) -> Result<(Decoder, Option<LoraConfig>)> {
     let full = config.finetuning_type == FinetuningType::Full;
     let weights = match (location, resume) {
-        (_, Some(checkpoint)) if full => read_folder(checkpoint, &model_config, Dtype::F32)?.weights,
+        (_, Some(checkpoint)) if full => {
+            read_folder(checkpoint, &model_config, Dtype::F32)?.weights
+        }
         _ if config.train_from_scratch => Default::default(),
         (ModelLocation::Folder(dir), _) => {
             let loaded = read_folder(dir, &model_config, Dtype::F32)?;
             if !loaded.unused.is_empty() {
-                io.warn(format!("unused tensors in {}: {}", dir.display(), loaded.unused.join(", ")))?;
+                io.warn(format!(
+                    "unused tensors in {}: {}",
+                    dir.display(),
+                    loaded.unused.join(", ")
+                ))?;
             }
             loaded.weights
         }
-        (ModelLocation::Gguf(file), _) => Gguf::open(file)?.read(&model_config, Dtype::F32)?.weights,
+        (ModelLocation::Gguf(file), _) => {
+            Gguf::open(file)?.read(&model_config, Dtype::F32)?.weights
+        }
     };
     let mut decoder = match weights.is_empty() {
         true => Decoder::from_scratch(model_config, config.seed, &Device::Cpu)?,
@@ -213,9 +262,10 @@ fn load_model(
             decoder.params.set_trainable(|p| p.role == Role::Adapter);
             Ok((decoder, Some(lora)))
         }
-        FinetuningType::Freeze => {
-            Err(Error::input("finetuning_type", "freeze is not supported yet; use full or lora"))
-        }
+        FinetuningType::Freeze => Err(Error::input(
+            "finetuning_type",
+            "freeze is not supported yet; use full or lora",
+        )),
     }
 }
 
@@ -227,20 +277,28 @@ fn attach_adapter(
     resume: Option<&Path>,
     io: &mut dyn Observer,
 ) -> Result<LoraConfig> {
-    let mut paths: Vec<PathBuf> = config.adapter_name_or_path.iter().map(PathBuf::from).collect();
+    let mut paths: Vec<PathBuf> = config
+        .adapter_name_or_path
+        .iter()
+        .map(PathBuf::from)
+        .collect();
     if let Some(checkpoint) = resume {
         paths.pop();
         paths.push(checkpoint.to_owned());
     }
     let last = paths.pop();
     for path in &paths {
-        load_adapter(decoder, path, config)?;
+        load_adapter(decoder, path)?;
         lora::merge(decoder)?;
         io.say(format!("Merged adapter {}.", path.display()))?;
     }
     if let Some(path) = last {
-        let (lora, names) = load_adapter(decoder, &path, config)?;
-        io.say(format!("Loaded adapter {} on {}.", path.display(), names.join(",")))?;
+        let (lora, names) = load_adapter(decoder, &path)?;
+        io.say(format!(
+            "Loaded adapter {} on {}.",
+            path.display(),
+            names.join(",")
+        ))?;
         return Ok(lora);
     }
     let all = config.lora_target.iter().any(|t| t == "all") || config.lora_target.is_empty();
@@ -249,25 +307,30 @@ fn attach_adapter(
         alpha: config.alpha() as f64,
         dropout: config.lora_dropout as f32,
         rslora: config.use_rslora,
-        targets: if all { Vec::new() } else { config.lora_target.clone() },
+        targets: if all {
+            Vec::new()
+        } else {
+            config.lora_target.clone()
+        },
     };
     let names = lora::attach(decoder, &lora, config.seed)?;
     io.say("Fine-tuning method: LoRA".into())?;
     io.say(format!("Found linear modules: {}", names.join(",")))?;
-    Ok(LoraConfig { targets: names, ..lora })
+    Ok(LoraConfig {
+        targets: names,
+        ..lora
+    })
 }
 
-fn load_adapter(
-    decoder: &mut Decoder,
-    dir: &Path,
-    config: &Config,
-) -> Result<(LoraConfig, Vec<String>)> {
-    let found = adapter_file::read_config(dir)?;
-    let lora = found.lora_config(config.lora_dropout as f32);
-    let file = dir.join(adapter_file::WEIGHTS);
-    let weights = read_safetensors(&file, Dtype::F32)?;
-    let names = lora::attach_loaded(decoder, &lora, weights, &file.display().to_string())?;
-    Ok((LoraConfig { targets: names.clone(), ..lora }, names))
+fn load_adapter(decoder: &mut Decoder, dir: &Path) -> Result<(LoraConfig, Vec<String>)> {
+    let file = read_adapter(dir, &decoder.config)?;
+    let names = lora::attach_loaded(
+        decoder,
+        &file.lora,
+        file.weights,
+        &dir.display().to_string(),
+    )?;
+    Ok((file.lora, names))
 }
 
 fn data_args(config: &Config, around: &Surroundings, model: Option<&ModelConfig>) -> DataArgs {
@@ -312,11 +375,32 @@ fn data_args(config: &Config, around: &Surroundings, model: Option<&ModelConfig>
     }
 }
 
+/// Tokens that a template added to the vocabulary have no row in the embedding.
+fn check_ids(dataset: &load::Dataset, model: &ModelConfig) -> Result<()> {
+    let sets = std::iter::once(&dataset.train).chain(dataset.eval.iter().map(|(_, rows)| rows));
+    let largest = sets.flatten().flat_map(|row| &row.input_ids).max();
+    match largest {
+        Some(id) if *id as usize >= model.vocab_size => Err(Error::input(
+            "dataset",
+            format!(
+                "a row has token id {id}, but the model's embedding has {} rows (vocab_size); use \
+                 the template and tokenizer that belong to the model",
+                model.vocab_size
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// A row as the engine sees it: positions restart in a pack, and the segments of a neat pack do not
 /// attend to each other. Padding changes no loss and is left out.
 fn sequence(row: Row) -> Sequence {
     let whole = vec![row.input_ids.len()];
-    let segments = if row.segments.is_empty() { whole.clone() } else { row.segments };
+    let segments = if row.segments.is_empty() {
+        whole.clone()
+    } else {
+        row.segments
+    };
     Sequence {
         positions: segments.iter().flat_map(|n| 0..*n as u32).collect(),
         parts: if row.neat { segments } else { whole },

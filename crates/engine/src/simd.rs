@@ -14,8 +14,9 @@ pub const CHUNK: usize = 1 << 14;
 
 static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
 
-/// Runs `f` compiled for the best instruction set of this CPU.
-#[inline]
+/// Runs `f` compiled for the best instruction set of this CPU. Write the closure as
+/// `#[inline(always)] || ..`: a closure that is not inlined here keeps the baseline's instructions.
+#[inline(always)]
 pub fn with_simd<R>(f: impl FnOnce() -> R) -> R {
     ARCH.dispatch(f)
 }
@@ -151,7 +152,13 @@ mod tests {
     fn check(name: &str, f: impl Fn(f32) -> f32, reference: impl Fn(f64) -> f64, tolerance: f64) {
         for i in -8000..8000 {
             let x = i as f32 * 0.01;
-            let (got, want) = (f64::from(with_simd(|| f(x))), reference(f64::from(x)));
+            let (got, want) = (
+                f64::from(with_simd(
+                    #[inline(always)]
+                    || f(x),
+                )),
+                reference(f64::from(x)),
+            );
             let error = (got - want).abs() / want.abs().max(1e-30);
             assert!(
                 error < tolerance || (got - want).abs() < 1e-37,

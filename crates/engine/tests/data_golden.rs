@@ -37,7 +37,11 @@ impl Encoder for Toy {
 
 fn template(name: &str) -> Template {
     let mut template = Template::get(name).unwrap();
-    template.date = Some(RunDate { year: 2026, month: 11, day: 24 });
+    template.date = Some(RunDate {
+        year: 2026,
+        month: 11,
+        day: 24,
+    });
     template
 }
 
@@ -62,7 +66,9 @@ fn text(slots: &[Slot]) -> String {
 
 #[test]
 fn every_template_is_registered() {
-    let Some(recorded) = recorded("templates.json") else { return };
+    let Some(recorded) = recorded("templates.json") else {
+        return;
+    };
     for (name, expected) in recorded.as_object().unwrap() {
         if expected["cls"] == "MossVLTemplate" {
             assert!(Template::get(name).is_err(), "{name}");
@@ -71,8 +77,16 @@ fn every_template_is_registered() {
         let t = Template::get(name).unwrap();
         let slots = |slots: &[Slot]| slots.iter().map(piece).collect::<Vec<_>>();
         // A special token that is neither bos nor eos emits nothing.
-        let prefix: Vec<_> = expected["prefix"].as_array().unwrap().iter().cloned().collect();
-        let prefix: Vec<_> = prefix.into_iter().filter(|slot| slot["special"] != "<|endoftext|>").collect();
+        let prefix: Vec<_> = expected["prefix"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .cloned()
+            .collect();
+        let prefix: Vec<_> = prefix
+            .into_iter()
+            .filter(|slot| slot["special"] != "<|endoftext|>")
+            .collect();
         assert_eq!(slots(&t.prefix), prefix, "{name}");
         for (key, mine) in [
             ("system", &t.system),
@@ -83,19 +97,33 @@ fn every_template_is_registered() {
         ] {
             assert_eq!(json!(slots(mine)), expected[key], "{name} {key}");
         }
-        assert_eq!(json!(t.default_system), expected["default_system"], "{name}");
+        assert_eq!(
+            json!(t.default_system),
+            expected["default_system"],
+            "{name}"
+        );
         assert_eq!(json!(t.stop_words), expected["stop_words"], "{name}");
         assert_eq!(json!(t.thought_words), expected["thought_words"], "{name}");
-        assert_eq!(json!(t.tool_call_words), expected["tool_call_words"], "{name}");
+        assert_eq!(
+            json!(t.tool_call_words),
+            expected["tool_call_words"],
+            "{name}"
+        );
         assert_eq!(json!(t.efficient_eos), expected["efficient_eos"], "{name}");
         assert_eq!(json!(t.replace_eos), expected["replace_eos"], "{name}");
-        assert_eq!(json!(t.replace_jinja), expected["replace_jinja_template"], "{name}");
+        assert_eq!(
+            json!(t.replace_jinja),
+            expected["replace_jinja_template"],
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn templates_render_as_recorded() {
-    let Some(recorded) = recorded("render_golden.json") else { return };
+    let Some(recorded) = recorded("render_golden.json") else {
+        return;
+    };
     let chat = json!([
         {"role": "user", "content": "How are you"}, {"role": "assistant", "content": "I am fine!"},
         {"role": "user", "content": "你好"}, {"role": "assistant", "content": "很高兴认识你！"},
@@ -105,11 +133,23 @@ fn templates_render_as_recorded() {
         let template = template(name);
         for (key, system) in [("no_system", ""), ("system", "SYS")] {
             let pieces = template.render(&messages(&chat), system, "").unwrap();
-            let pieces: Vec<Vec<Value>> = pieces.iter().map(|p| p.iter().map(piece).collect()).collect();
+            let pieces: Vec<Vec<Value>> = pieces
+                .iter()
+                .map(|p| p.iter().map(piece).collect())
+                .collect();
             assert_eq!(json!(pieces), expected[key], "{name} {key}");
         }
-        let pieces = template.render(&messages(&tools["messages"]), "SYS", tools["tools"].as_str().unwrap()).unwrap();
-        let turns: Vec<[String; 2]> = pieces.chunks(2).map(|pair| [text(&pair[0]), text(&pair[1])]).collect();
+        let pieces = template
+            .render(
+                &messages(&tools["messages"]),
+                "SYS",
+                tools["tools"].as_str().unwrap(),
+            )
+            .unwrap();
+        let turns: Vec<[String; 2]> = pieces
+            .chunks(2)
+            .map(|pair| [text(&pair[0]), text(&pair[1])])
+            .collect();
         assert_eq!(json!(turns), expected["tools_turns"], "{name} tools");
     }
 }
@@ -127,7 +167,9 @@ fn example(value: &Value) -> Example {
 
 #[test]
 fn processors_label_as_recorded() {
-    let Some(recorded) = recorded("supervised_golden.json") else { return };
+    let Some(recorded) = recorded("supervised_golden.json") else {
+        return;
+    };
     let cases = recorded["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 58);
     for case in cases {
@@ -147,17 +189,22 @@ fn processors_label_as_recorded() {
         let examples = case["examples"].as_array().unwrap().iter().map(example);
         let out = &case["out"];
         if name == "predict_with_generate" {
-            let pairs: Vec<_> =
-                examples.map(|e| prompt_and_answer(&Toy, &template, &e, cutoff_len).unwrap()).collect();
+            let pairs: Vec<_> = examples
+                .map(|e| prompt_and_answer(&Toy, &template, &e, cutoff_len).unwrap())
+                .collect();
             let (prompts, answers): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
             assert_eq!(json!(prompts), out["input_ids"], "{name}");
             assert_eq!(json!(answers), out["labels"], "{name}");
             continue;
         }
-        let how =
-            Labelling { cutoff_len, train_on_prompt: flag("train_on_prompt"), mask_history: flag("mask_history") };
-        let mut rows: Vec<_> =
-            examples.filter_map(|e| Some(supervised(&Toy, &template, &e, how).ok()?.row)).collect();
+        let how = Labelling {
+            cutoff_len,
+            train_on_prompt: flag("train_on_prompt"),
+            mask_history: flag("mask_history"),
+        };
+        let mut rows: Vec<_> = examples
+            .filter_map(|e| Some(supervised(&Toy, &template, &e, how).ok()?.row))
+            .collect();
         if flag("packing") {
             rows = pack(rows, cutoff_len, flag("neat_packing")).0;
             let masks: Vec<_> = rows.iter().map(|row| row.attention_mask()).collect();
@@ -172,13 +219,20 @@ fn processors_label_as_recorded() {
         let ids: Vec<_> = rows.iter().map(|row| &row.input_ids).collect();
         let labels: Vec<_> = rows.iter().map(|row| &row.labels).collect();
         assert_eq!(json!(ids), out["input_ids"], "{name} {}", case["template"]);
-        assert_eq!(json!(labels), out["labels"], "{name} {} {options}", case["template"]);
+        assert_eq!(
+            json!(labels),
+            out["labels"],
+            "{name} {} {options}",
+            case["template"]
+        );
     }
 }
 
 #[test]
 fn converters_align_as_recorded() {
-    let Some(recorded) = recorded("supervised_golden.json") else { return };
+    let Some(recorded) = recorded("supervised_golden.json") else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let cases = recorded["converters"].as_array().unwrap();
     assert_eq!(cases.len(), 17);
@@ -186,7 +240,11 @@ fn converters_align_as_recorded() {
         let mut entry = case["attr"].clone();
         entry["formatting"] = case["formatting"].clone();
         entry["file_name"] = json!("x.json");
-        std::fs::write(folder.path().join(info::FILE_NAME), json!({"x": entry}).to_string()).unwrap();
+        std::fs::write(
+            folder.path().join(info::FILE_NAME),
+            json!({"x": entry}).to_string(),
+        )
+        .unwrap();
         let infos = info::read(&folder.path().display().to_string(), &["x".to_string()]).unwrap();
         let converted = convert(&infos[0], &case["example"]);
         if !case["out"]["error"].is_null() {
@@ -196,9 +254,15 @@ fn converters_align_as_recorded() {
         let mut expected = example(&case["out"]);
         if case["formatting"] == "openai" {
             // The reference adds a word for one model family here, which is not copied.
-            expected.system = expected.system.trim_end_matches("detailed thinking off").trim_end().to_string();
+            expected.system = expected
+                .system
+                .trim_end_matches("detailed thinking off")
+                .trim_end()
+                .to_string();
         }
-        let Ok(Converted::Example(mut mine)) = converted else { panic!("{case}: {converted:?}") };
+        let Ok(Converted::Example(mut mine)) = converted else {
+            panic!("{case}: {converted:?}")
+        };
         mine.trouble = None;
         assert_eq!(mine, expected, "{case}");
     }
@@ -206,26 +270,50 @@ fn converters_align_as_recorded() {
 
 #[test]
 fn lengths_packs_and_chat_templates_are_as_recorded() {
-    let Some(recorded) = recorded("golden.json") else { return };
+    let Some(recorded) = recorded("golden.json") else {
+        return;
+    };
     let number = |value: &Value| value.as_u64().unwrap() as usize;
     for case in recorded["infer_seqlen"].as_array().unwrap() {
-        let (prompt, answer) = infer_seqlen(number(&case[0][0]), number(&case[0][1]), number(&case[0][2]));
+        let (prompt, answer) = infer_seqlen(
+            number(&case[0][0]),
+            number(&case[0][1]),
+            number(&case[0][2]),
+        );
         assert_eq!(json!([prompt, answer]), case[1], "{case}");
     }
     for case in recorded["greedy_knapsack"].as_array().unwrap() {
         let lengths: Vec<usize> = case[0].as_array().unwrap().iter().map(number).collect();
-        assert_eq!(json!(greedy_knapsack(&lengths, number(&case[1]))), case[2], "{case}");
+        assert_eq!(
+            json!(greedy_knapsack(&lengths, number(&case[1]))),
+            case[2],
+            "{case}"
+        );
     }
     for (name, expected) in recorded["jinja"].as_object().unwrap() {
-        let bos = if name == "llama3" { "<|begin_of_text|>" } else { "<s>" };
-        let eos = if name == "default" { "<|im_end|>" } else { "</s>" };
-        assert_eq!(json!(template(name).to_jinja(Some(bos), Some(eos))), *expected, "{name}");
+        let bos = if name == "llama3" {
+            "<|begin_of_text|>"
+        } else {
+            "<s>"
+        };
+        let eos = if name == "default" {
+            "<|im_end|>"
+        } else {
+            "</s>"
+        };
+        assert_eq!(
+            json!(template(name).to_jinja(Some(bos), Some(eos))),
+            *expected,
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn orders_are_as_recorded() {
-    let Some(recorded) = recorded("order.json") else { return };
+    let Some(recorded) = recorded("order.json") else {
+        return;
+    };
     let check = |case: &Value, order: Vec<usize>| {
         let first = case["first"].as_array().unwrap().len();
         let last = case["last"].as_array().unwrap().len();
@@ -234,9 +322,18 @@ fn orders_are_as_recorded() {
     };
     let number = |value: &Value| value.as_u64().unwrap();
     for case in recorded["row_order"].as_array().unwrap() {
-        check(case, randperm(number(&case["n"]) as usize, number(&case["seed_plus_epoch"])));
+        check(
+            case,
+            randperm(
+                number(&case["n"]) as usize,
+                number(&case["seed_plus_epoch"]),
+            ),
+        );
     }
     for case in recorded["split"].as_array().unwrap() {
-        check(case, permutation(number(&case["n"]) as usize, number(&case["seed"])));
+        check(
+            case,
+            permutation(number(&case["n"]) as usize, number(&case["seed"])),
+        );
     }
 }

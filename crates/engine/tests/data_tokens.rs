@@ -35,14 +35,23 @@ fn args(case: &Value) -> Option<DataArgs> {
 
 #[test]
 fn tokens_are_as_recorded() {
-    let Some(recorded) = recorded("tokens.json") else { return };
+    let Some(recorded) = recorded("tokens.json") else {
+        return;
+    };
     let cases = recorded["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 12);
     for case in cases {
-        let name = format!("{} {} {} {}", case["tokenizer"], case["template"], case["dataset"], case["options"]);
-        let (Some(args), Some(folder)) =
-            (args(case), shared(&format!("parity/tokenizers/{}", case["tokenizer"].as_str().unwrap())))
-        else {
+        let name = format!(
+            "{} {} {} {}",
+            case["tokenizer"], case["template"], case["dataset"], case["options"]
+        );
+        let (Some(args), Some(folder)) = (
+            args(case),
+            shared(&format!(
+                "parity/tokenizers/{}",
+                case["tokenizer"].as_str().unwrap()
+            )),
+        ) else {
             return;
         };
         let mut tokenizer = Tokenizer::from_folder(&folder).unwrap();
@@ -63,8 +72,12 @@ fn tokens_are_as_recorded() {
 
 #[test]
 fn a_thousand_rows_take_less_than_a_second() {
-    let Some(folder) = shared("parity/tokenizers/qwen3") else { return };
-    let Some(datasets) = shared("datasets") else { return };
+    let Some(folder) = shared("parity/tokenizers/qwen3") else {
+        return;
+    };
+    let Some(datasets) = shared("datasets") else {
+        return;
+    };
     let args = DataArgs {
         dataset: vec!["alpaca_zh_demo".to_string()],
         dataset_dir: datasets.display().to_string(),
@@ -78,9 +91,15 @@ fn a_thousand_rows_take_less_than_a_second() {
     let (template, _) = prepare_template(&args, &mut tokenizer).unwrap();
     let begin = Instant::now();
     let mut last = (0, 0);
-    let dataset = load(&args, Some((&tokenizer, &template)), &mut |done, total| last = (done, total)).unwrap();
+    let dataset = load(&args, Some((&tokenizer, &template)), &mut |done, total| {
+        last = (done, total)
+    })
+    .unwrap();
     let took = begin.elapsed();
     println!("1,000 rows: {took:?}");
-    assert_eq!((dataset.train.len(), dataset.eval[0].1.len(), last), (900, 100, (1000, 1000)));
+    assert_eq!(
+        (dataset.train.len(), dataset.eval[0].1.len(), last),
+        (900, 100, (1000, 1000))
+    );
     assert!(took.as_secs_f64() < 1.0, "{took:?}");
 }

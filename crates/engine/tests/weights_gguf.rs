@@ -192,8 +192,8 @@ fn damaged_files_are_refused_and_never_panic() {
     open(&bytes).unwrap();
     let header = 4096.min(bytes.len());
     let cuts = (0..header)
-        .step_by(7)
-        .chain((header..bytes.len() - 32).step_by(4099));
+        .step_by(23)
+        .chain((header..bytes.len() - 32).step_by(40_099));
     for cut in cuts {
         let error = open(&bytes[..cut]).unwrap_err();
         assert!(
@@ -202,7 +202,7 @@ fn damaged_files_are_refused_and_never_panic() {
         );
     }
     let mut rng = Rng(7);
-    for _ in 0..3000 {
+    for _ in 0..400 {
         let mut copy = bytes.clone();
         for _ in 0..=rng.below(2) {
             let at = rng.below(header as u64) as usize;

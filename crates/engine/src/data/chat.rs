@@ -27,25 +27,43 @@ pub fn render(
     date: Option<RunDate>,
 ) -> Result<String, String> {
     if source.len() > MAX_SOURCE {
-        return Err(format!("it has {} bytes, more than {MAX_SOURCE}", source.len()));
+        return Err(format!(
+            "it has {} bytes, more than {MAX_SOURCE}",
+            source.len()
+        ));
     }
     let env = environment(date).map_err(|e| e.to_string())?;
     let messages: Vec<Value> = messages
         .iter()
-        .map(|(role, content)| Value::from_iter([("role", Value::from(*role)), ("content", Value::from(*content))]))
+        .map(|(role, content)| {
+            Value::from_iter([
+                ("role", Value::from(*role)),
+                ("content", Value::from(*content)),
+            ])
+        })
         .collect();
     let mut context = vec![
         ("messages".to_string(), Value::from(messages)),
         ("tools".to_string(), Value::from(())),
         ("documents".to_string(), Value::from(())),
-        ("add_generation_prompt".to_string(), Value::from(add_generation_prompt)),
+        (
+            "add_generation_prompt".to_string(),
+            Value::from(add_generation_prompt),
+        ),
     ];
-    context.extend(variables.iter().map(|(name, token)| (name.clone(), Value::from(token.as_str()))));
+    context.extend(
+        variables
+            .iter()
+            .map(|(name, token)| (name.clone(), Value::from(token.as_str()))),
+    );
     let text = env
         .render_str(&without_generation_marks(source), Value::from_iter(context))
         .map_err(|e| e.to_string().replace('\n', " "))?;
     if text.len() > MAX_OUTPUT {
-        return Err(format!("its output has {} bytes, more than {MAX_OUTPUT}", text.len()));
+        return Err(format!(
+            "its output has {} bytes, more than {MAX_OUTPUT}",
+            text.len()
+        ));
     }
     Ok(text)
 }
@@ -54,23 +72,41 @@ fn environment(date: Option<RunDate>) -> Result<Environment<'static>, Error> {
     let mut env = Environment::new();
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(100);
-    env.set_syntax(minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    env.set_syntax(
+        minijinja::syntax::SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()?,
+    );
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.add_function("raise_exception", |text: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, text))
     });
-    env.add_function("strftime_now", move |format: String| -> Result<String, Error> {
-        let date = date.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "it asks for today's date"))?;
-        Ok(strftime(date, &format))
-    });
-    env.add_filter("tojson", |value: Value, kwargs: Kwargs| -> Result<Value, Error> {
-        let indent: Option<u32> = kwargs.get("indent")?;
-        let json = serde_json::to_value(&value)
-            .map_err(|e| Error::new(ErrorKind::BadSerialization, "a value has no JSON form").with_source(e))?;
-        let text = if indent == Some(4) { pyjson::dumps_indented(&json) } else { pyjson::dumps(&json) };
-        Ok(Value::from_safe_string(text))
-    });
+    env.add_function(
+        "strftime_now",
+        move |format: String| -> Result<String, Error> {
+            let date = date.ok_or_else(|| {
+                Error::new(ErrorKind::InvalidOperation, "it asks for today's date")
+            })?;
+            Ok(strftime(date, &format))
+        },
+    );
+    env.add_filter(
+        "tojson",
+        |value: Value, kwargs: Kwargs| -> Result<Value, Error> {
+            let indent: Option<u32> = kwargs.get("indent")?;
+            let json = serde_json::to_value(&value).map_err(|e| {
+                Error::new(ErrorKind::BadSerialization, "a value has no JSON form").with_source(e)
+            })?;
+            let text = if indent == Some(4) {
+                pyjson::dumps_indented(&json)
+            } else {
+                pyjson::dumps(&json)
+            };
+            Ok(Value::from_safe_string(text))
+        },
+    );
     Ok(env)
 }
 
@@ -89,9 +125,14 @@ fn without_generation_marks(source: &str) -> String {
     let mut kept = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
+        let Some(length) = rest[start..].find("%}") else {
+            break;
+        };
         let tag = &rest[start..start + length + 2];
-        let word = tag.trim_start_matches("{%").trim_end_matches("%}").trim_matches(['-', '+', ' ', '\t', '\n']);
+        let word = tag
+            .trim_start_matches("{%")
+            .trim_end_matches("%}")
+            .trim_matches(['-', '+', ' ', '\t', '\n']);
         kept += &rest[..start];
         // An `if` that always holds keeps the tag's own trimming of whitespace.
         kept += &match word {

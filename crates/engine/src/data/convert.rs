@@ -38,7 +38,11 @@ impl Example {
             return Ok(());
         }
         let reason = self.trouble.clone();
-        Err(reason.unwrap_or_else(|| "prompts and answers must take turns and end with one answer".to_string()).into())
+        Err(reason
+            .unwrap_or_else(|| {
+                "prompts and answers must take turns and end with one answer".to_string()
+            })
+            .into())
     }
 }
 
@@ -56,14 +60,22 @@ pub enum Converted {
 /// # Errors
 /// Why the row cannot be used.
 pub fn convert(info: &DatasetInfo, row: &Value) -> Result<Converted, RowError> {
-    let Value::Object(row) = row else { return Err("the row is not a JSON object".into()) };
+    let Value::Object(row) = row else {
+        return Err("the row is not a JSON object".into());
+    };
     let columns = &info.columns;
     if info.formatting == Formatting::Tokens {
         return token_row(row).map(Converted::Tokens);
     }
-    for (kind, column) in [("images", &columns.images), ("videos", &columns.videos), ("audios", &columns.audios)] {
+    for (kind, column) in [
+        ("images", &columns.images),
+        ("videos", &columns.videos),
+        ("audios", &columns.audios),
+    ] {
         if field(row, column).is_some_and(truthy) {
-            return Err(format!("it has {kind}, and models that read {kind} are not supported").into());
+            return Err(
+                format!("it has {kind}, and models that read {kind} are not supported").into(),
+            );
         }
     }
     let mut example = match info.formatting {
@@ -73,13 +85,20 @@ pub fn convert(info: &DatasetInfo, row: &Value) -> Result<Converted, RowError> {
     };
     if columns.kto_tag.is_some() && field(row, &columns.kto_tag).is_some_and(Value::is_boolean) {
         example.response.clear();
-        example.trouble = Some("it is a preference row (kto_tag), which supervised fine-tuning cannot use".to_string());
+        example.trouble = Some(
+            "it is a preference row (kto_tag), which supervised fine-tuning cannot use".to_string(),
+        );
     }
     example.tools = match field(row, &columns.tools) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(tools)) => tools.clone(),
         Some(tools @ (Value::Array(_) | Value::Object(_))) => dumps(tools),
-        Some(_) => return Err(column_error(&columns.tools, "is neither a text nor a list of tools")),
+        Some(_) => {
+            return Err(column_error(
+                &columns.tools,
+                "is neither a text nor a list of tools",
+            ));
+        }
     };
     Ok(Converted::Example(example))
 }
@@ -89,7 +108,9 @@ pub fn convert(info: &DatasetInfo, row: &Value) -> Result<Converted, RowError> {
 pub(super) fn expected_columns(info: &DatasetInfo) -> Vec<&str> {
     let c = &info.columns;
     let named = match info.formatting {
-        Formatting::Alpaca => vec![&c.query, &c.history, &c.system, &c.tools, &c.images, &c.videos, &c.audios],
+        Formatting::Alpaca => vec![
+            &c.query, &c.history, &c.system, &c.tools, &c.images, &c.videos, &c.audios,
+        ],
         Formatting::Sharegpt => vec![&c.system, &c.tools, &c.images, &c.videos, &c.audios],
         Formatting::Openai | Formatting::Tokens => Vec::new(),
     };
@@ -120,7 +141,11 @@ fn alpaca(info: &DatasetInfo, row: &Map<String, Value>) -> Result<Example, RowEr
         }
     }
     prompt.push(Message::new(Role::User, query.join("\n")));
-    let mut example = Example { prompt, system: system_text(row, &columns.system)?, ..Example::default() };
+    let mut example = Example {
+        prompt,
+        system: system_text(row, &columns.system)?,
+        ..Example::default()
+    };
     match field(row, &columns.response) {
         Some(Value::String(text)) => example.response.push(Message::new(Role::Assistant, text)),
         _ if columns.response.is_none() => {
@@ -138,7 +163,10 @@ fn field<'a>(row: &'a Map<String, Value>, column: &Option<String>) -> Option<&'a
 }
 
 fn column_error(column: &Option<String>, what: &str) -> RowError {
-    RowError(format!("column `{}` {what}", column.as_deref().unwrap_or("?")))
+    RowError(format!(
+        "column `{}` {what}",
+        column.as_deref().unwrap_or("?")
+    ))
 }
 
 fn system_text(row: &Map<String, Value>, column: &Option<String>) -> Result<String, RowError> {

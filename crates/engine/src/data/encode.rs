@@ -69,14 +69,24 @@ pub fn supervised(
     how: Labelling,
 ) -> Result<Encoded, RowError> {
     example.check_turns()?;
-    let messages: Vec<Message> = example.prompt.iter().chain(&example.response).cloned().collect();
+    let messages: Vec<Message> = example
+        .prompt
+        .iter()
+        .chain(&example.response)
+        .cloned()
+        .collect();
     let discard = how.mask_history && !template.preserve_thinking;
-    let mut pairs = template.encode_multiturn(encoder, &messages, &example.system, &example.tools, discard)?;
+    let mut pairs =
+        template.encode_multiturn(encoder, &messages, &example.system, &example.tools, discard)?;
     if how.mask_history {
         // The last turns are the ones to keep.
         pairs.reverse();
     }
-    let eos = if template.efficient_eos { encoder.eos_id() } else { None };
+    let eos = if template.efficient_eos {
+        encoder.eos_id()
+    } else {
+        None
+    };
     let mut total = usize::from(template.efficient_eos);
     let mut encoded = Encoded::default();
     let mut turns: Vec<(Vec<u32>, Vec<i32>)> = Vec::with_capacity(pairs.len());
@@ -86,7 +96,8 @@ pub fn supervised(
             encoded.cut_tokens += prompt.len() + answer.len();
             continue;
         }
-        let (prompt_len, answer_len) = infer_seqlen(prompt.len(), answer.len(), how.cutoff_len - total);
+        let (prompt_len, answer_len) =
+            infer_seqlen(prompt.len(), answer.len(), how.cutoff_len - total);
         encoded.cut_tokens += prompt.len() - prompt_len + answer.len() - answer_len;
         prompt.truncate(prompt_len);
         answer.truncate(answer_len);
@@ -114,7 +125,12 @@ pub fn supervised(
     Ok(encoded)
 }
 
-fn prompt_labels(prompt: &[u32], turn: usize, how: Labelling, efficient_eos: Option<u32>) -> Vec<i32> {
+fn prompt_labels(
+    prompt: &[u32],
+    turn: usize,
+    how: Labelling,
+    efficient_eos: Option<u32>,
+) -> Vec<i32> {
     if how.train_on_prompt {
         return prompt.iter().map(|id| *id as i32).collect();
     }
@@ -144,7 +160,8 @@ pub fn prompt_and_answer(
         [answer] => messages.push(answer.clone()),
         _ => messages.push(Message::new(Role::Assistant, "")),
     }
-    let (mut prompt, mut answer) = template.encode_oneturn(encoder, &messages, &example.system, &example.tools)?;
+    let (mut prompt, mut answer) =
+        template.encode_oneturn(encoder, &messages, &example.system, &example.tools)?;
     if template.efficient_eos {
         answer.extend(encoder.eos_id());
     }
@@ -158,10 +175,19 @@ pub fn prompt_and_answer(
 ///
 /// # Errors
 /// When the row has no text or it cannot be encoded.
-pub fn pretraining(tokenizer: &Tokenizer, template: &Template, example: &Example, bos: bool) -> Result<Vec<u32>, RowError> {
+pub fn pretraining(
+    tokenizer: &Tokenizer,
+    template: &Template,
+    example: &Example,
+    bos: bool,
+) -> Result<Vec<u32>, RowError> {
     let text = example.prompt.first().ok_or("the row has no text")?;
     // The reference ends texts for Llama 3 as the base models were trained to.
-    let eos = if template.name == "llama3" { Some("<|end_of_text|>") } else { tokenizer.eos_token() };
+    let eos = if template.name == "llama3" {
+        Some("<|end_of_text|>")
+    } else {
+        tokenizer.eos_token()
+    };
     let bos = tokenizer.bos_token().filter(|_| bos).unwrap_or_default();
     tokenizer.encode(&format!("{bos}{}{}", text.content, eos.unwrap_or_default()))
 }

@@ -51,7 +51,10 @@ impl DataError {
 
     /// A function that says which file an I/O error belongs to.
     pub(super) fn file(path: &Path) -> impl Fn(std::io::Error) -> Self + '_ {
-        |source| Self::File { path: path.to_path_buf(), source }
+        |source| Self::File {
+            path: path.to_path_buf(),
+            source,
+        }
     }
 }
 
@@ -61,10 +64,16 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> V
     let limit = wanted.chars().count() / 2 + 1;
     let mut scored: Vec<(usize, &str)> = known
         .map(|k| (distance(&wanted, &k.to_lowercase()), k))
-        .filter(|(d, k)| *d <= limit.min(4) || k.to_lowercase().contains(&wanted) && !wanted.is_empty())
+        .filter(|(d, k)| {
+            *d <= limit.min(4) || k.to_lowercase().contains(&wanted) && !wanted.is_empty()
+        })
         .collect();
     scored.sort();
-    scored.into_iter().take(3).map(|(_, k)| k.to_string()).collect()
+    scored
+        .into_iter()
+        .take(3)
+        .map(|(_, k)| k.to_string())
+        .collect()
 }
 
 /// Edit distance with insertions, deletions and replacements.

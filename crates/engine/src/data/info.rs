@@ -88,7 +88,12 @@ impl Default for Columns {
 impl Columns {
     /// The columns that `map` names, and no others.
     fn named(map: &Map<String, Value>) -> Self {
-        let name = |key: &str| map.get(key).and_then(Value::as_str).filter(|s| !s.is_empty()).map(str::to_string);
+        let name = |key: &str| {
+            map.get(key)
+                .and_then(Value::as_str)
+                .filter(|s| !s.is_empty())
+                .map(str::to_string)
+        };
         Self {
             prompt: name("prompt"),
             query: name("query"),
@@ -153,22 +158,39 @@ pub fn read(dataset_dir: &str, names: &[String]) -> Result<Vec<DatasetInfo>, Dat
         )));
     }
     let path = Path::new(dataset_dir).join(FILE_NAME);
-    let cannot = |reason: String| DataError::invalid(format!("Cannot open {} due to {reason}.", path.display()));
+    let cannot = |reason: String| {
+        DataError::invalid(format!("Cannot open {} due to {reason}.", path.display()))
+    };
     let text = fs::read(&path).map_err(|e| cannot(e.to_string()))?;
-    let entries: Map<String, Value> = serde_json::from_slice(&text).map_err(|e| DataError::Broken {
-        path: path.clone(),
-        line: e.line() as u64,
-        reason: format!("not a JSON object of datasets: {e}"),
-    })?;
-    names.iter().map(|name| entry(Path::new(dataset_dir), &path, &entries, name)).collect()
+    let entries: Map<String, Value> =
+        serde_json::from_slice(&text).map_err(|e| DataError::Broken {
+            path: path.clone(),
+            line: e.line() as u64,
+            reason: format!("not a JSON object of datasets: {e}"),
+        })?;
+    names
+        .iter()
+        .map(|name| entry(Path::new(dataset_dir), &path, &entries, name))
+        .collect()
 }
 
-fn entry(dir: &Path, file: &Path, entries: &Map<String, Value>, name: &str) -> Result<DatasetInfo, DataError> {
+fn entry(
+    dir: &Path,
+    file: &Path,
+    entries: &Map<String, Value>,
+    name: &str,
+) -> Result<DatasetInfo, DataError> {
     let Some(value) = entries.get(name) else {
         let near = nearest(name, entries.keys().map(String::as_str));
-        let hint = if near.is_empty() { String::new() } else { format!(" Did you mean {}?", near.join(" or ")) };
+        let hint = if near.is_empty() {
+            String::new()
+        } else {
+            format!(" Did you mean {}?", near.join(" or "))
+        };
         let file = file.display();
-        return Err(DataError::invalid(format!("Undefined dataset {name} in {FILE_NAME}.{hint} ({file})")));
+        return Err(DataError::invalid(format!(
+            "Undefined dataset {name} in {FILE_NAME}.{hint} ({file})"
+        )));
     };
     parse_entry(dir, name, value)
         .map_err(|reason| DataError::invalid(format!("{}: {name}: {reason}", file.display())))
@@ -176,18 +198,33 @@ fn entry(dir: &Path, file: &Path, entries: &Map<String, Value>, name: &str) -> R
 
 /// One entry. The reason of an error names no file.
 pub(super) fn parse_entry(dir: &Path, name: &str, value: &Value) -> Result<DatasetInfo, String> {
-    let Value::Object(map) = value else { return Err("the entry must be a JSON object".to_string()) };
+    let Value::Object(map) = value else {
+        return Err("the entry must be a JSON object".to_string());
+    };
     refuse_remote(map)?;
-    let file_name = map.get("file_name").and_then(Value::as_str).ok_or("`file_name` is missing")?;
+    let file_name = map
+        .get("file_name")
+        .and_then(Value::as_str)
+        .ok_or("`file_name` is missing")?;
     let formatting = match map.get("formatting").map_or(Some("alpaca"), Value::as_str) {
         Some("alpaca") => Formatting::Alpaca,
         Some("sharegpt") => Formatting::Sharegpt,
         Some("openai") => Formatting::Openai,
         Some("tokens") => Formatting::Tokens,
-        _ => return Err(format!("`formatting` is {}; choose alpaca, sharegpt, openai or tokens", map["formatting"])),
+        _ => {
+            return Err(format!(
+                "`formatting` is {}; choose alpaca, sharegpt, openai or tokens",
+                map["formatting"]
+            ));
+        }
     };
-    if let Some(split) = map.get("split").filter(|split| *split != "train" && !split.is_null()) {
-        return Err(format!("`split` is {split}, but a local file has the split \"train\" alone"));
+    if let Some(split) = map
+        .get("split")
+        .filter(|split| *split != "train" && !split.is_null())
+    {
+        return Err(format!(
+            "`split` is {split}, but a local file has the split \"train\" alone"
+        ));
     }
     let section = |key: &str| match map.get(key) {
         None => Ok(None),
@@ -196,7 +233,10 @@ pub(super) fn parse_entry(dir: &Path, name: &str, value: &Value) -> Result<Datas
     };
     let num_samples = match map.get("num_samples") {
         None | Some(Value::Null) => None,
-        Some(n) => Some(n.as_u64().ok_or(format!("`num_samples` is {n}, not a count"))? as usize),
+        Some(n) => Some(
+            n.as_u64()
+                .ok_or(format!("`num_samples` is {n}, not a count"))? as usize,
+        ),
     };
     Ok(DatasetInfo {
         name: name.to_string(),
@@ -211,8 +251,15 @@ pub(super) fn parse_entry(dir: &Path, name: &str, value: &Value) -> Result<Datas
 
 /// Entries that are not local files are refused with a way to make them local.
 fn refuse_remote(map: &Map<String, Value>) -> Result<(), String> {
-    let place = |key: &str| map.get(key).map(|value| value.as_str().unwrap_or_default().to_string());
-    for (key, hub) in [("hf_hub_url", "Hugging Face"), ("ms_hub_url", "ModelScope"), ("om_hub_url", "Openmind")] {
+    let place = |key: &str| {
+        map.get(key)
+            .map(|value| value.as_str().unwrap_or_default().to_string())
+    };
+    for (key, hub) in [
+        ("hf_hub_url", "Hugging Face"),
+        ("ms_hub_url", "ModelScope"),
+        ("om_hub_url", "Openmind"),
+    ] {
         if let Some(id) = place(key) {
             return Err(format!(
                 "the dataset {id} lies on {hub} and is not downloaded; save it as a .json or .jsonl file in the \

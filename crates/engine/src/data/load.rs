@@ -26,7 +26,10 @@ pub enum Stage {
 
 /// The arguments of the data stage, named as LLaMA-Factory names them.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "named and explained as in the field table of crates/run")]
+#[expect(
+    missing_docs,
+    reason = "named and explained as in the field table of crates/run"
+)]
 pub struct DataArgs {
     pub stage: Stage,
     pub dataset: Vec<String>,
@@ -59,7 +62,10 @@ impl Default for DataArgs {
             eval_dataset: Vec::new(),
             dataset_dir: "data".to_string(),
             template: None,
-            template_options: TemplateOptions { enable_thinking: Some(true), ..TemplateOptions::default() },
+            template_options: TemplateOptions {
+                enable_thinking: Some(true),
+                ..TemplateOptions::default()
+            },
             cutoff_len: 2048,
             train_on_prompt: false,
             mask_history: false,
@@ -92,7 +98,11 @@ impl DataArgs {
 
     fn labelling(&self) -> Labelling {
         let (train_on_prompt, mask_history) = (self.train_on_prompt, self.mask_history);
-        Labelling { cutoff_len: self.capacity(), train_on_prompt, mask_history }
+        Labelling {
+            cutoff_len: self.capacity(),
+            train_on_prompt,
+            mask_history,
+        }
     }
 
     fn check(&self) -> Result<(), DataError> {
@@ -136,7 +146,10 @@ pub struct Dataset {
 ///
 /// # Errors
 /// When the template is not known or does not fit the tokenizer.
-pub fn prepare_template(args: &DataArgs, tokenizer: &mut Tokenizer) -> Result<(Template, Vec<String>), DataError> {
+pub fn prepare_template(
+    args: &DataArgs,
+    tokenizer: &mut Tokenizer,
+) -> Result<(Template, Vec<String>), DataError> {
     let mut notices = Vec::new();
     let mut template = match &args.template {
         Some(name) => Template::get(name)?,
@@ -204,15 +217,25 @@ pub fn load(
         dataset.train = tokenise::all(args, kit, train, &mut report, &mut advance)?;
     }
     for (name, items) in sets {
-        dataset.eval.push((name, tokenise::all(args, kit, items, &mut report, &mut advance)?));
+        dataset.eval.push((
+            name,
+            tokenise::all(args, kit, items, &mut report, &mut advance)?,
+        ));
     }
     dataset.report = report;
     Ok(dataset)
 }
 
-fn read_all(args: &DataArgs, names: &[String], sampler: &mut Sampler) -> Result<Vec<Vec<Item>>, DataError> {
+fn read_all(
+    args: &DataArgs,
+    names: &[String],
+    sampler: &mut Sampler,
+) -> Result<Vec<Vec<Item>>, DataError> {
     let infos = info::read(&args.dataset_dir, names)?;
-    infos.iter().map(|info| rows::read(args, info, sampler)).collect()
+    infos
+        .iter()
+        .map(|info| rows::read(args, info, sampler))
+        .collect()
 }
 
 fn merge(args: &DataArgs, mut datasets: Vec<Vec<Item>>) -> Result<Vec<Item>, DataError> {
@@ -220,8 +243,16 @@ fn merge(args: &DataArgs, mut datasets: Vec<Vec<Item>>) -> Result<Vec<Item>, Dat
         return Ok(datasets.drain(..).flatten().collect());
     }
     let lengths: Vec<usize> = datasets.iter().map(Vec::len).collect();
-    let mixed = order::mix(&lengths, args.mix_strategy, args.interleave_probs.as_deref(), args.seed)?;
-    Ok(mixed.into_iter().map(|(dataset, row)| datasets[dataset][row].clone()).collect())
+    let mixed = order::mix(
+        &lengths,
+        args.mix_strategy,
+        args.interleave_probs.as_deref(),
+        args.seed,
+    )?;
+    Ok(mixed
+        .into_iter()
+        .map(|(dataset, row)| datasets[dataset][row].clone())
+        .collect())
 }
 
 fn hold_out(args: &DataArgs) -> Option<HoldOut> {

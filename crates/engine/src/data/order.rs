@@ -64,7 +64,11 @@ pub enum HoldOut {
 ///
 /// # Errors
 /// When either side would be empty.
-pub fn split(n: usize, hold_out: HoldOut, seed: u64) -> Result<(Vec<usize>, Vec<usize>), DataError> {
+pub fn split(
+    n: usize,
+    hold_out: HoldOut,
+    seed: u64,
+) -> Result<(Vec<usize>, Vec<usize>), DataError> {
     let held = match hold_out {
         HoldOut::Fraction(fraction) => (fraction * n as f64).ceil() as usize,
         HoldOut::Rows(rows) => rows,
@@ -147,18 +151,28 @@ pub fn mix(
         Mix::Concat => (0..lengths.len()).flat_map(all).collect(),
         Mix::InterleaveUnder => {
             let rounds = lengths.iter().copied().min().unwrap_or(0);
-            (0..rounds).flat_map(|row| (0..lengths.len()).map(move |d| (d, row))).collect()
+            (0..rounds)
+                .flat_map(|row| (0..lengths.len()).map(move |d| (d, row)))
+                .collect()
         }
         Mix::InterleaveOver => {
             if lengths.contains(&0) {
-                return Err(DataError::invalid("interleave_over: one of the datasets is empty"));
+                return Err(DataError::invalid(
+                    "interleave_over: one of the datasets is empty",
+                ));
             }
             let rounds = lengths.iter().copied().max().unwrap_or(0);
-            (0..rounds).flat_map(|row| lengths.iter().enumerate().map(move |(d, n)| (d, row % n))).collect()
+            (0..rounds)
+                .flat_map(|row| lengths.iter().enumerate().map(move |(d, n)| (d, row % n)))
+                .collect()
         }
         Mix::InterleaveOnce => {
             let rounds = lengths.iter().copied().max().unwrap_or(0);
-            let turn = |row| (0..lengths.len()).filter(move |d| row < lengths[*d]).map(move |d| (d, row));
+            let turn = |row| {
+                (0..lengths.len())
+                    .filter(move |d| row < lengths[*d])
+                    .map(move |d| (d, row))
+            };
             (0..rounds).flat_map(turn).collect()
         }
     })
@@ -166,15 +180,22 @@ pub fn mix(
 
 fn check_probabilities(lengths: &[usize], strategy: Mix, p: &[f64]) -> Result<(), DataError> {
     if p.len() != lengths.len() {
-        return Err(DataError::invalid("The length of dataset and interleave probs should be identical."));
+        return Err(DataError::invalid(
+            "The length of dataset and interleave probs should be identical.",
+        ));
     }
     let sum: f64 = p.iter().sum();
     if p.iter().any(|x| !(0.0..=1.0).contains(x)) || (sum - 1.0).abs() > 1e-8 {
-        return Err(DataError::invalid(format!("interleave_probs must be in [0, 1] and sum to 1, they sum to {sum}")));
+        return Err(DataError::invalid(format!(
+            "interleave_probs must be in [0, 1] and sum to 1, they sum to {sum}"
+        )));
     }
     for (d, (&n, &x)) in lengths.iter().zip(p).enumerate() {
         if n == 0 && x > 0.0 {
-            return Err(DataError::invalid(format!("interleave_probs: dataset number {} is empty", d + 1)));
+            return Err(DataError::invalid(format!(
+                "interleave_probs: dataset number {} is empty",
+                d + 1
+            )));
         }
         if n > 0 && x == 0.0 && strategy != Mix::InterleaveUnder {
             return Err(DataError::invalid(format!(
@@ -210,7 +231,9 @@ fn draw(lengths: &[usize], strategy: Mix, p: &[f64], seed: u64) -> Vec<(usize, u
             return order;
         }
         let u = rng.next_f64();
-        let d = cumulative.partition_point(|x| *x <= u).min(lengths.len() - 1);
+        let d = cumulative
+            .partition_point(|x| *x <= u)
+            .min(lengths.len() - 1);
         if strategy == Mix::InterleaveOnce && exhausted[d] {
             continue;
         }

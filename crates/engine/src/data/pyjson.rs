@@ -47,7 +47,8 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut Stri
         Value::Number(n) => out.push_str(&number(n)),
         Value::String(s) => write_string(s, out),
         Value::Array(items) => {
-            let write_item = |item: &Value, out: &mut String| write_json(item, indent, depth + 1, out);
+            let write_item =
+                |item: &Value, out: &mut String| write_json(item, indent, depth + 1, out);
             write_list(('[', ']'), items.iter(), indent, depth, out, write_item);
         }
         Value::Object(map) => {
@@ -116,11 +117,19 @@ fn number(n: &Number) -> String {
 
 fn float(x: f64) -> String {
     let scientific = format!("{x:e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
-    let Ok(exponent) = exponent.parse::<i32>() else { return scientific };
+    let Some((digits, exponent)) = scientific.split_once('e') else {
+        return scientific;
+    };
+    let Ok(exponent) = exponent.parse::<i32>() else {
+        return scientific;
+    };
     if (-4..16).contains(&exponent) || x == 0.0 {
         let plain = format!("{x}");
-        return if plain.contains('.') { plain } else { plain + ".0" };
+        return if plain.contains('.') {
+            plain
+        } else {
+            plain + ".0"
+        };
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.abs())
@@ -146,7 +155,11 @@ fn write_repr(value: &Value, out: &mut String) {
 }
 
 fn write_repr_string(text: &str, out: &mut String) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     out.push(quote);
     for c in text.chars() {
         match c {
@@ -175,11 +188,18 @@ mod tests {
         check(r#"{"b":1,"a":[1.0,-0.0,1e5,1e16,1e-5,0.0001,1.5e300]}"#, {
             r#"{"b": 1, "a": [1.0, -0.0, 100000.0, 1e+16, 1e-05, 0.0001, 1.5e+300]}"#
         });
-        check(r#"["é\u0001\n\"\\/",null,true,{},[],18446744073709551615,-9]"#, {
-            r#"["é\u0001\n\"\\/", null, true, {}, [], 18446744073709551615, -9]"#
-        });
+        check(
+            r#"["é\u0001\n\"\\/",null,true,{},[],18446744073709551615,-9]"#,
+            { r#"["é\u0001\n\"\\/", null, true, {}, [], 18446744073709551615, -9]"# },
+        );
         let value = serde_json::json!({"a": [1, {}], "b": []});
-        assert_eq!(dumps_indented(&value), "{\n    \"a\": [\n        1,\n        {}\n    ],\n    \"b\": []\n}");
-        assert_eq!(to_str(&serde_json::json!(["a'b", "c", null, {"k": true}])), "[\"a'b\", 'c', None, {'k': True}]");
+        assert_eq!(
+            dumps_indented(&value),
+            "{\n    \"a\": [\n        1,\n        {}\n    ],\n    \"b\": []\n}"
+        );
+        assert_eq!(
+            to_str(&serde_json::json!(["a'b", "c", null, {"k": true}])),
+            "[\"a'b\", 'c', None, {'k': True}]"
+        );
     }
 }

@@ -20,7 +20,11 @@ pub struct BadRow {
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: row {} (line {}): {}", self.file, self.row, self.line, self.reason)
+        write!(
+            f,
+            "{}: row {} (line {}): {}",
+            self.file, self.row, self.line, self.reason
+        )
     }
 }
 
@@ -61,13 +65,38 @@ impl Report {
     /// Sentences for the log, the worst first; empty where everything was used as it is.
     pub fn lines(&self) -> Vec<String> {
         let counted = |n: u64, text: &str| (n > 0).then(|| format!("{n} {text}"));
-        let mut lines: Vec<String> = self.bad_rows.iter().map(|row| format!("Dropped {row}")).collect();
-        lines.extend(counted(self.bad, &format!("of {} rows were dropped because they are invalid", self.rows)));
-        lines.extend(counted(self.truncated, &format!("rows were cut to cutoff_len ({} tokens)", self.truncated_tokens)));
-        lines.extend(counted(self.dropped_turns, "turns were dropped because their conversation is too long"));
-        lines.extend(counted(self.too_long, "rows were left out of packing because they are longer than a pack"));
+        let mut lines: Vec<String> = self
+            .bad_rows
+            .iter()
+            .map(|row| format!("Dropped {row}"))
+            .collect();
+        lines.extend(counted(
+            self.bad,
+            &format!(
+                "of {} rows were dropped because they are invalid",
+                self.rows
+            ),
+        ));
+        lines.extend(counted(
+            self.truncated,
+            &format!(
+                "rows were cut to cutoff_len ({} tokens)",
+                self.truncated_tokens
+            ),
+        ));
+        lines.extend(counted(
+            self.dropped_turns,
+            "turns were dropped because their conversation is too long",
+        ));
+        lines.extend(counted(
+            self.too_long,
+            "rows were left out of packing because they are longer than a pack",
+        ));
         lines.extend(counted(self.unlabelled, "rows have no trained token"));
-        lines.extend(counted(self.remainder_tokens, "tokens at the end of a batch did not fill a block"));
+        lines.extend(counted(
+            self.remainder_tokens,
+            "tokens at the end of a batch did not fill a block",
+        ));
         lines.extend(self.notices.iter().cloned());
         lines
     }

@@ -45,7 +45,10 @@ pub struct Message {
 impl Message {
     /// A message.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
+        Self {
+            role,
+            content: content.into(),
+        }
     }
 }
 
@@ -68,9 +71,17 @@ pub enum Slot {
 #[serde(untagged)]
 enum SlotData {
     Text(String),
-    Token { token: String },
-    Bos { #[serde(rename = "bos")] _bos: bool },
-    Eos { #[serde(rename = "eos")] _eos: bool },
+    Token {
+        token: String,
+    },
+    Bos {
+        #[serde(rename = "bos")]
+        _bos: bool,
+    },
+    Eos {
+        #[serde(rename = "eos")]
+        _eos: bool,
+    },
 }
 
 impl From<SlotData> for Slot {
@@ -227,7 +238,9 @@ pub enum TemplateError {
         remedy: &'static str,
     },
     /// The tokenizer's chat template gives no template.
-    #[error("template: none was given and none can be derived from the tokenizer's chat template ({0}); name one, such as `template: chatml`")]
+    #[error(
+        "template: none was given and none can be derived from the tokenizer's chat template ({0}); name one, such as `template: chatml`"
+    )]
     NotDerived(String),
 }
 
@@ -241,7 +254,8 @@ fn suggestion(names: &[String]) -> String {
 fn registry() -> &'static IndexMap<String, Entry> {
     static REGISTRY: OnceLock<IndexMap<String, Entry>> = OnceLock::new();
     // The file is part of the program and a test reads every entry of it.
-    REGISTRY.get_or_init(|| serde_json::from_str(include_str!("templates.json")).unwrap_or_default())
+    REGISTRY
+        .get_or_init(|| serde_json::from_str(include_str!("templates.json")).unwrap_or_default())
 }
 
 impl Template {
@@ -255,7 +269,10 @@ impl Template {
             nearest: nearest(name, Self::names()),
         })?;
         if entry.class == Class::MossVl {
-            return Err(TemplateError::Refused { name: name.to_string(), remedy: "for text, use qwen3_nothink" });
+            return Err(TemplateError::Refused {
+                name: name.to_string(),
+                remedy: "for text, use qwen3_nothink",
+            });
         }
         Ok(Self::from_entry(name, entry.clone()))
     }
@@ -268,8 +285,14 @@ impl Template {
     fn from_entry(name: &str, entry: Entry) -> Self {
         let content = || Slot::Text("{{content}}".to_string());
         let user = entry.user.unwrap_or_else(|| vec![content()]);
-        let assistant = entry.assistant.unwrap_or_else(|| answer_slots(entry.efficient_eos));
-        let format = entry.tools.as_deref().and_then(ToolFormat::named).unwrap_or(ToolFormat::Default);
+        let assistant = entry
+            .assistant
+            .unwrap_or_else(|| answer_slots(entry.efficient_eos));
+        let format = entry
+            .tools
+            .as_deref()
+            .and_then(ToolFormat::named)
+            .unwrap_or(ToolFormat::Default);
         let words = |given: Option<[String; 2]>, open: &str, close: &str| {
             given.unwrap_or_else(|| [open.to_string(), close.to_string()])
         };
@@ -284,7 +307,9 @@ impl Template {
             user,
             assistant,
             call_format: format,
-            tool_text: entry.tools_wrap.map_or(ToolText::Format(format), ToolText::Between),
+            tool_text: entry
+                .tools_wrap
+                .map_or(ToolText::Format(format), ToolText::Between),
             default_system: entry.default_system,
             stop_words: entry.stop_words,
             thought_words: words(entry.thought_words, "<think>\n", "\n</think>\n\n"),
@@ -307,7 +332,10 @@ impl Template {
         if let Some(name) = &options.tool_format {
             let format = ToolFormat::named(name).ok_or_else(|| {
                 let known: Vec<_> = ToolFormat::names().collect();
-                DataError::invalid(format!("tool_format: {name} is not known; choose from {}", known.join(", ")))
+                DataError::invalid(format!(
+                    "tool_format: {name} is not known; choose from {}",
+                    known.join(", ")
+                ))
             })?;
             self.function = answer_slots(self.efficient_eos);
             self.call_format = format;
@@ -333,5 +361,9 @@ impl Template {
 /// The slots of an answer or a call where a template does not say.
 fn answer_slots(efficient_eos: bool) -> Vec<Slot> {
     let content = Slot::Text("{{content}}".to_string());
-    if efficient_eos { vec![content] } else { vec![content, Slot::Eos] }
+    if efficient_eos {
+        vec![content]
+    } else {
+        vec![content, Slot::Eos]
+    }
 }

@@ -42,7 +42,9 @@ impl Tokenizer {
     /// When `config` is not an object or a special token cannot be added.
     pub fn from_parts(inner: tokenizers::Tokenizer, config: Value) -> Result<Self, DataError> {
         let Value::Object(config) = config else {
-            return Err(DataError::invalid("tokenizer_config.json: must hold a JSON object"));
+            return Err(DataError::invalid(
+                "tokenizer_config.json: must hold a JSON object",
+            ));
         };
         folder::assemble(inner, config, Map::new())
     }
@@ -68,8 +70,15 @@ impl Tokenizer {
 
     /// How many ids the vocabulary needs: one more than the largest, added tokens included.
     pub fn vocab_size(&self) -> usize {
-        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder().keys().max();
-        self.inner.get_vocab_size(true).max(added.map_or(0, |id| *id as usize + 1))
+        let added = self
+            .inner
+            .get_added_vocabulary()
+            .get_added_tokens_decoder()
+            .keys()
+            .max();
+        self.inner
+            .get_vocab_size(true)
+            .max(added.map_or(0, |id| *id as usize + 1))
     }
 
     /// The name of the beginning-of-text token.
@@ -109,7 +118,11 @@ impl Tokenizer {
 
     /// The ids that end a generated answer: eos and the stop words of the template.
     pub fn stop_ids(&self, stop_words: &[String]) -> Vec<u32> {
-        let mut ids: Vec<u32> = self.eos_id().into_iter().chain(stop_words.iter().filter_map(|w| self.id(w))).collect();
+        let mut ids: Vec<u32> = self
+            .eos_id()
+            .into_iter()
+            .chain(stop_words.iter().filter_map(|w| self.id(w)))
+            .collect();
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -118,10 +131,19 @@ impl Tokenizer {
     /// Whether pretraining texts begin with the bos token.
     pub fn adds_bos(&self) -> bool {
         // These classes add it where the config does not say.
-        const ADDING: [&str; 4] = ["LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast"];
+        const ADDING: [&str; 4] = [
+            "LlamaTokenizer",
+            "LlamaTokenizerFast",
+            "GemmaTokenizer",
+            "GemmaTokenizerFast",
+        ];
         match self.config.get("add_bos_token") {
             Some(Value::Bool(adds)) => *adds,
-            _ => self.config.get("tokenizer_class").and_then(Value::as_str).is_some_and(|c| ADDING.contains(&c)),
+            _ => self
+                .config
+                .get("tokenizer_class")
+                .and_then(Value::as_str)
+                .is_some_and(|c| ADDING.contains(&c)),
         }
     }
 
@@ -184,7 +206,10 @@ impl Tokenizer {
         let before = self.vocab_size();
         let known = self.inner.get_added_vocabulary().get_added_tokens_decoder();
         let is_known = |token: &str| {
-            self.inner.token_to_id(token).and_then(|id| known.get(&id)).is_some_and(|t| t.special || !special)
+            self.inner
+                .token_to_id(token)
+                .and_then(|id| known.get(&id))
+                .is_some_and(|t| t.special || !special)
         };
         let new: Vec<AddedToken> = tokens
             .iter()
@@ -193,16 +218,22 @@ impl Tokenizer {
             .map(|token| AddedToken::from(token.as_str(), special).normalized(!special))
             .collect();
         if !new.is_empty() {
-            self.inner
-                .add_tokens(new)
-                .map_err(|e| DataError::invalid(format!("tokenizer: {} cannot be added: {e}", tokens.join(", "))))?;
+            self.inner.add_tokens(new).map_err(|e| {
+                DataError::invalid(format!(
+                    "tokenizer: {} cannot be added: {e}",
+                    tokens.join(", ")
+                ))
+            })?;
         }
         Ok(self.vocab_size() - before)
     }
 
     /// What the tokenizer puts before an empty text, as text.
     pub(super) fn default_prefix(&self) -> Result<String, String> {
-        let encoding = self.inner.encode_fast("", true).map_err(|e| e.to_string())?;
+        let encoding = self
+            .inner
+            .encode_fast("", true)
+            .map_err(|e| e.to_string())?;
         Ok(self.decode(encoding.get_ids()))
     }
 
@@ -214,18 +245,25 @@ impl Tokenizer {
             ("pad_token", &self.special.pad),
             ("unk_token", &self.special.unk),
         ];
-        named.into_iter().filter_map(|(name, token)| Some((name.to_string(), token.clone()?))).collect()
+        named
+            .into_iter()
+            .filter_map(|(name, token)| Some((name.to_string(), token.clone()?)))
+            .collect()
     }
 
     fn id_of(&self, token: &Option<String>) -> Option<u32> {
-        token.as_deref().and_then(|token| self.inner.token_to_id(token))
+        token
+            .as_deref()
+            .and_then(|token| self.inner.token_to_id(token))
     }
 }
 
 impl Encoder for Tokenizer {
     fn encode(&self, text: &str) -> Result<Vec<u32>, RowError> {
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|e| RowError(format!("the tokenizer cannot encode it: {e}")))?;
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|e| RowError(format!("the tokenizer cannot encode it: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }
 

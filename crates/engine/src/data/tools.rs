@@ -28,12 +28,21 @@ impl RunDate {
         let days = seconds.div_euclid(86_400) + 719_468;
         let era = days.div_euclid(146_097);
         let day_of_era = days.rem_euclid(146_097);
-        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era =
+            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let march_month = (5 * day_of_year + 2) / 153;
-        let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+        let month = if march_month < 10 {
+            march_month + 3
+        } else {
+            march_month - 9
+        };
         let year = year_of_era + era * 400 + i64::from(month <= 2);
-        Self { year: year as i32, month: month as u8, day: (day_of_year - (153 * march_month + 2) / 5 + 1) as u8 }
+        Self {
+            year: year as i32,
+            month: month as u8,
+            day: (day_of_year - (153 * march_month + 2) / 5 + 1) as u8,
+        }
     }
 
     /// The day as `24 Nov 2026`.
@@ -44,16 +53,32 @@ impl RunDate {
     /// The English name of the month.
     pub(super) fn month_name(&self) -> &'static str {
         const MONTHS: [&str; 12] = [
-            "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-            "November", "December",
+            "January",
+            "February",
+            "March",
+            "April",
+            "May",
+            "June",
+            "July",
+            "August",
+            "September",
+            "October",
+            "November",
+            "December",
         ];
-        MONTHS.get(usize::from(self.month.wrapping_sub(1))).copied().unwrap_or("January")
+        MONTHS
+            .get(usize::from(self.month.wrapping_sub(1)))
+            .copied()
+            .unwrap_or("January")
     }
 }
 
 /// How a template writes tools and function calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is a model family's own format, named as LLaMA-Factory names it")]
+#[expect(
+    missing_docs,
+    reason = "each is a model family's own format, named as LLaMA-Factory names it"
+)]
 pub enum ToolFormat {
     Default,
     Gemma4,
@@ -90,7 +115,10 @@ const NAMES: [(&str, ToolFormat); 13] = [
 impl ToolFormat {
     /// The format of this name.
     pub fn named(name: &str) -> Option<Self> {
-        NAMES.iter().find(|(known, _)| *known == name).map(|(_, format)| *format)
+        NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, format)| *format)
     }
 
     /// All names, in alphabetical order.
@@ -103,8 +131,8 @@ impl ToolFormat {
     /// # Errors
     /// A sentence saying what is wrong with the list.
     pub fn describe(self, tools: &str, date: Option<RunDate>) -> Result<String, String> {
-        let parsed: Value =
-            serde_json::from_str(tools).map_err(|e| format!("the tool description is not valid JSON ({e})"))?;
+        let parsed: Value = serde_json::from_str(tools)
+            .map_err(|e| format!("the tool description is not valid JSON ({e})"))?;
         let Value::Array(tools) = parsed else {
             return Err("the tool description must be a JSON list of tools".to_string());
         };
@@ -113,16 +141,27 @@ impl ToolFormat {
         }
         let tools = tools
             .iter()
-            .map(|tool| tool.as_object().ok_or("every tool must be a JSON object".to_string()))
+            .map(|tool| {
+                tool.as_object()
+                    .ok_or("every tool must be a JSON object".to_string())
+            })
             .collect::<Result<Vec<_>, _>>()?;
         self.describe_objects(&tools, date)
     }
 
-    fn describe_objects(self, tools: &[&Map<String, Value>], date: Option<RunDate>) -> Result<String, String> {
+    fn describe_objects(
+        self,
+        tools: &[&Map<String, Value>],
+        date: Option<RunDate>,
+    ) -> Result<String, String> {
         let lines = |write: &dyn Fn(&Map<String, Value>) -> Result<String, String>| {
-            tools.iter().map(|tool| write(tool)).collect::<Result<String, _>>()
+            tools
+                .iter()
+                .map(|tool| write(tool))
+                .collect::<Result<String, _>>()
         };
-        let bare = |tool: &Map<String, Value>| unwrapped(tool).map(|t| dumps(&Value::Object(t.clone())));
+        let bare =
+            |tool: &Map<String, Value>| unwrapped(tool).map(|t| dumps(&Value::Object(t.clone())));
         let whole = |tool: &Map<String, Value>| Ok(format!("\n{}", dumps(&wrapped(tool))));
         Ok(match self {
             Self::Default => describe_default(tools)?,
@@ -131,33 +170,58 @@ impl ToolFormat {
                 let block = |tool: &Map<String, Value>| {
                     let tool = unwrapped(tool)?;
                     let body = dumps_indented(&Value::Object(tool.clone()));
-                    Ok(format!("\n\n## {}\n\n{body}{}", name_of(tool)?, prompts::GLM4_AFTER_TOOL))
+                    Ok(format!(
+                        "\n\n## {}\n\n{body}{}",
+                        name_of(tool)?,
+                        prompts::GLM4_AFTER_TOOL
+                    ))
                 };
                 format!("{}{}", prompts::GLM4, lines(&block)?)
             }
             Self::Glm4Moe => fill(prompts::GLM4_MOE, &lines(&whole)?),
             Self::Lfm2 => {
-                let list = tools.iter().map(|t| unwrapped(t).map(|t| Value::Object(t.clone())));
-                fill(prompts::LFM2, &dumps(&Value::Array(list.collect::<Result<_, _>>()?)))
+                let list = tools
+                    .iter()
+                    .map(|t| unwrapped(t).map(|t| Value::Object(t.clone())));
+                fill(
+                    prompts::LFM2,
+                    &dumps(&Value::Array(list.collect::<Result<_, _>>()?)),
+                )
             }
             Self::Ling => fill(prompts::LING, &lines(&whole)?),
             Self::Llama3 => {
-                let day = date.ok_or("this template's tool text carries the date, and the run has none")?.short();
-                let block = |tool: &Map<String, Value>| Ok(format!("{}\n\n", dumps_indented(&wrapped(tool))));
-                fill(&prompts::LLAMA3.replacen("{date}", &day, 1), &lines(&block)?)
+                let day = date
+                    .ok_or("this template's tool text carries the date, and the run has none")?
+                    .short();
+                let block = |tool: &Map<String, Value>| {
+                    Ok(format!("{}\n\n", dumps_indented(&wrapped(tool))))
+                };
+                fill(
+                    &prompts::LLAMA3.replacen("{date}", &day, 1),
+                    &lines(&block)?,
+                )
             }
             Self::Minimax1 => fill(prompts::MINIMAX1, &lines(&|tool| Ok(bare(tool)? + "\n"))?),
-            Self::Minimax2 => {
-                fill(prompts::MINIMAX2, &lines(&|tool| Ok(format!("<tool>{}</tool>\n", bare(tool)?)))?)
-            }
+            Self::Minimax2 => fill(
+                prompts::MINIMAX2,
+                &lines(&|tool| Ok(format!("<tool>{}</tool>\n", bare(tool)?)))?,
+            ),
             Self::Mistral => {
                 let list = Value::Array(tools.iter().map(|tool| wrapped(tool)).collect());
                 format!("[AVAILABLE_TOOLS] {}[/AVAILABLE_TOOLS]", dumps(&list))
             }
             Self::Qwen => fill(prompts::QWEN, &lines(&whole)?),
-            Self::Qwen35 => fill(prompts::QWEN35, &lines(&|tool| Ok(format!("\n{}", bare(tool)?)))?),
+            Self::Qwen35 => fill(
+                prompts::QWEN35,
+                &lines(&|tool| Ok(format!("\n{}", bare(tool)?)))?,
+            ),
             Self::SeedOss => {
-                let list = Value::Array(tools.iter().map(|tool| Value::Object((*tool).clone())).collect());
+                let list = Value::Array(
+                    tools
+                        .iter()
+                        .map(|tool| Value::Object((*tool).clone()))
+                        .collect(),
+                );
                 fill(prompts::SEED_OSS, &format!("\n{}", dumps(&list)))
             }
         })
@@ -179,7 +243,9 @@ impl ToolFormat {
             return Ok(before + &calls::write(self, inner)?);
         }
         match thought_words.and_then(|words| between(content, words)) {
-            Some((thought, _)) => Ok(thought.to_string() + &calls::write(self, &content.replace(thought, ""))?),
+            Some((thought, _)) => {
+                Ok(thought.to_string() + &calls::write(self, &content.replace(thought, ""))?)
+            }
             None => calls::write(self, content),
         }
     }
@@ -215,11 +281,15 @@ fn unwrapped(tool: &Map<String, Value>) -> Result<&Map<String, Value>, String> {
     if !is_wrapped(tool) {
         return Ok(tool);
     }
-    tool.get("function").and_then(Value::as_object).ok_or("a tool of type function has no `function`".to_string())
+    tool.get("function")
+        .and_then(Value::as_object)
+        .ok_or("a tool of type function has no `function`".to_string())
 }
 
 fn name_of(tool: &Map<String, Value>) -> Result<String, String> {
-    tool.get("name").map(to_str).ok_or("a tool has no `name`".to_string())
+    tool.get("name")
+        .map(to_str)
+        .ok_or("a tool has no `name`".to_string())
 }
 
 /// The ReAct-style list of names, descriptions and arguments.
@@ -229,9 +299,12 @@ fn describe_default(tools: &[&Map<String, Value>]) -> Result<String, String> {
     for tool in tools {
         let tool = unwrapped(tool)?;
         let name = name_of(tool)?;
-        let parameters = tool.get("parameters").ok_or(format!("tool `{name}` has no `parameters`"))?;
+        let parameters = tool
+            .get("parameters")
+            .ok_or(format!("tool `{name}` has no `parameters`"))?;
         let properties = parameters.get("properties").and_then(Value::as_object);
-        let properties = properties.ok_or(format!("tool `{name}` has no `parameters.properties`"))?;
+        let properties =
+            properties.ok_or(format!("tool `{name}` has no `parameters.properties`"))?;
         let description = tool.get("description").map(to_str).unwrap_or_default();
         text += &format!("> Tool Name: {name}\nTool Description: {description}\nTool Args:\n");
         for (argument, schema) in properties {
@@ -241,11 +314,20 @@ fn describe_default(tools: &[&Map<String, Value>]) -> Result<String, String> {
         text.push('\n');
         names.push(name);
     }
-    Ok(fill(&prompts::DEFAULT.replacen("{names}", &names.join(", "), 1), &text))
+    Ok(fill(
+        &prompts::DEFAULT.replacen("{names}", &names.join(", "), 1),
+        &text,
+    ))
 }
 
-fn describe_argument(name: &str, schema: &Value, required: Option<&Value>) -> Result<String, String> {
-    let Value::Object(schema) = schema else { return Err(format!("argument `{name}` is not an object")) };
+fn describe_argument(
+    name: &str,
+    schema: &Value,
+    required: Option<&Value>,
+) -> Result<String, String> {
+    let Value::Object(schema) = schema else {
+        return Err(format!("argument `{name}` is not an object"));
+    };
     let required = match required {
         Some(Value::Array(names)) if names.iter().any(|n| n.as_str() == Some(name)) => ", required",
         _ => "",
@@ -257,14 +339,25 @@ fn describe_argument(name: &str, schema: &Value, required: Option<&Value>) -> Re
             let values: Vec<_> = values.iter().filter_map(Value::as_str).collect();
             format!(", should be one of [{}]", values.join(", "))
         }
-        Some(_) => return Err(format!("the `enum` of argument `{name}` is not a list of strings")),
+        Some(_) => {
+            return Err(format!(
+                "the `enum` of argument `{name}` is not a list of strings"
+            ));
+        }
     };
     let items = match schema.get("items").filter(|v| truthy(v)) {
         None => String::new(),
         Some(Value::Object(items)) => {
-            format!(", where each item should be {}", items.get("type").map(to_str).unwrap_or_default())
+            format!(
+                ", where each item should be {}",
+                items.get("type").map(to_str).unwrap_or_default()
+            )
         }
         Some(_) => return Err(format!("the `items` of argument `{name}` is not an object")),
     };
-    Ok(format!("  - {name} ({}{required}): {}{choices}{items}\n", text("type"), text("description")))
+    Ok(format!(
+        "  - {name} ({}{required}): {}{choices}{items}\n",
+        text("type"),
+        text("description")
+    ))
 }

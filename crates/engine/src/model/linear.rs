@@ -198,11 +198,14 @@ pub fn add(y: Tensor, x: &Tensor) -> Result<Tensor> {
         y.par_chunks_mut(CHUNK)
             .zip(x.par_chunks(CHUNK))
             .for_each(|(y, x)| {
-                crate::simd::with_simd(|| {
-                    for (y, x) in y.iter_mut().zip(x) {
-                        *y += x;
-                    }
-                });
+                crate::simd::with_simd(
+                    #[inline(always)]
+                    || {
+                        for (y, x) in y.iter_mut().zip(x) {
+                            *y += x;
+                        }
+                    },
+                );
             });
     })?;
     Ok(y)

@@ -35,11 +35,14 @@ impl Gate {
             .zip(gate.par_chunks(CHUNK))
             .zip(up.par_chunks(CHUNK))
             .for_each(|((out, gate), up)| {
-                with_simd(|| {
-                    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                        *out = self.value_slope(*gate).0 * up;
-                    }
-                });
+                with_simd(
+                    #[inline(always)]
+                    || {
+                        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                            *out = self.value_slope(*gate).0 * up;
+                        }
+                    },
+                );
             });
         from_vec(out, gate_ti.shape())
     }
@@ -64,13 +67,16 @@ impl Gate {
                     .zip(up.par_chunks_mut(CHUNK))
                     .zip(da.par_chunks(CHUNK))
                     .for_each(|((gate, up), da)| {
-                        with_simd(|| {
-                            for ((gate, up), da) in gate.iter_mut().zip(up).zip(da) {
-                                let (value, slope) = self.value_slope(*gate);
-                                *gate = da * *up * slope;
-                                *up = da * value;
-                            }
-                        });
+                        with_simd(
+                            #[inline(always)]
+                            || {
+                                for ((gate, up), da) in gate.iter_mut().zip(up).zip(da) {
+                                    let (value, slope) = self.value_slope(*gate);
+                                    *gate = da * *up * slope;
+                                    *up = da * value;
+                                }
+                            },
+                        );
                     });
             })
         })??;

@@ -218,7 +218,10 @@ impl Attention {
             Parallelism::None,
         );
         if let Some(cap) = self.softcap {
-            with_simd(|| s.iter_mut().for_each(|s| *s = cap * tanh(*s / cap)));
+            with_simd(
+                #[inline(always)]
+                || s.iter_mut().for_each(|s| *s = cap * tanh(*s / cap)),
+            );
         }
         s
     }
@@ -228,23 +231,26 @@ impl Attention {
         let keys = tile.to - first;
         let mut s = self.scores(&tile, first, q, k);
         let mut lse = vec![0f32; n];
-        with_simd(|| {
-            for (i, (s, lse)) in s.chunks_exact_mut(keys).zip(&mut lse).enumerate() {
-                let (low, high) = self.seen(tile.from + i, first);
-                let peak = max(&s[low..high]);
-                s[..low].fill(0.0);
-                s[high..].fill(0.0);
-                for x in &mut s[low..high] {
-                    *x = exp(*x - peak);
+        with_simd(
+            #[inline(always)]
+            || {
+                for (i, (s, lse)) in s.chunks_exact_mut(keys).zip(&mut lse).enumerate() {
+                    let (low, high) = self.seen(tile.from + i, first);
+                    let peak = max(&s[low..high]);
+                    s[..low].fill(0.0);
+                    s[high..].fill(0.0);
+                    for x in &mut s[low..high] {
+                        *x = exp(*x - peak);
+                    }
+                    let total = sum(&s[low..high]);
+                    let inverse = 1.0 / total;
+                    for x in &mut s[low..high] {
+                        *x *= inverse;
+                    }
+                    *lse = peak + total.ln();
                 }
-                let total = sum(&s[low..high]);
-                let inverse = 1.0 / total;
-                for x in &mut s[low..high] {
-                    *x *= inverse;
-                }
-                *lse = peak + total.ln();
-            }
-        });
+            },
+        );
         let mut o = vec![0f32; n * self.head_dim];
         let p = Mat::new(&s, n, keys, keys);
         let b = self.head_rows(v, self.kv_heads, self.group(tile.head), first, tile.to);
@@ -311,19 +317,23 @@ impl Attention {
                 v_rows.t(),
                 Parallelism::None,
             );
-            with_simd(|| {
-                for (i, (p, ds)) in p
-                    .chunks_exact_mut(keys)
-                    .zip(ds.chunks_exact_mut(keys))
-                    .enumerate()
-                {
-                    let token = from + i;
-                    let at = (token * self.heads + head) * d;
-                    let delta = crate::simd::sum2(&dy[at..at + d], &o[at..at + d], |a, b| a * b);
-                    let seen = self.seen(token, first);
-                    self.score_grads(p, ds, seen, lse[token * self.heads + head], delta);
-                }
-            });
+            with_simd(
+                #[inline(always)]
+                || {
+                    for (i, (p, ds)) in p
+                        .chunks_exact_mut(keys)
+                        .zip(ds.chunks_exact_mut(keys))
+                        .enumerate()
+                    {
+                        let token = from + i;
+                        let at = (token * self.heads + head) * d;
+                        let delta =
+                            crate::simd::sum2(&dy[at..at + d], &o[at..at + d], |a, b| a * b);
+                        let seen = self.seen(token, first);
+                        self.score_grads(p, ds, seen, lse[token * self.heads + head], delta);
+                    }
+                },
+            );
             let span = (first - row) * d..(tile.to - row) * d;
             let (p, ds) = (Mat::new(&p, n, keys, keys), Mat::new(&ds, n, keys, keys));
             gemm(

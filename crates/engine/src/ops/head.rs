@@ -105,7 +105,10 @@ impl Head {
         }
         update(&z, |z| {
             z.par_chunks_mut(crate::simd::CHUNK).for_each(|z| {
-                with_simd(|| z.iter_mut().for_each(|z| *z = cap * tanh(*z / cap)));
+                with_simd(
+                    #[inline(always)]
+                    || z.iter_mut().for_each(|z| *z = cap * tanh(*z / cap)),
+                );
             });
         })?;
         Ok(z)
@@ -126,7 +129,12 @@ impl Head {
         let rows: Vec<(f64, bool)> = update(&z_nv, |z| {
             z.par_chunks_exact_mut(v)
                 .zip(targets.par_iter())
-                .map(|(z, target)| with_simd(|| row_loss(z, *target as usize, scale, softcap)))
+                .map(|(z, target)| {
+                    with_simd(
+                        #[inline(always)]
+                        || row_loss(z, *target as usize, scale, softcap),
+                    )
+                })
                 .collect()
         })?;
         let loss = Loss {

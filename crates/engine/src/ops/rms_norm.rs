@@ -40,16 +40,19 @@ impl RmsNorm {
             .zip(x.par_chunks(ROWS * d))
             .zip(rstd.par_chunks_mut(ROWS))
             .for_each(|((y, x), rstd)| {
-                with_simd(|| {
-                    let rows = y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(rstd);
-                    for ((y, x), rstd) in rows {
-                        let mean_sq = sum2(x, x, |a, b| a * b) / d as f32;
-                        *rstd = 1.0 / (mean_sq + self.eps).sqrt();
-                        for ((y, x), w) in y.iter_mut().zip(x).zip(&*w) {
-                            *y = x * *rstd * (w + self.offset);
+                with_simd(
+                    #[inline(always)]
+                    || {
+                        let rows = y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(rstd);
+                        for ((y, x), rstd) in rows {
+                            let mean_sq = sum2(x, x, |a, b| a * b) / d as f32;
+                            *rstd = 1.0 / (mean_sq + self.eps).sqrt();
+                            for ((y, x), w) in y.iter_mut().zip(x).zip(&*w) {
+                                *y = x * *rstd * (w + self.offset);
+                            }
                         }
-                    }
-                });
+                    },
+                );
             });
         let rows = rstd.len();
         Ok((from_vec(y, x_td.shape())?, from_vec(rstd, rows)?))
@@ -82,19 +85,22 @@ impl RmsNorm {
                 .zip(rstd.par_chunks(ROWS))
                 .map(|(((dx, dy), x), rstd)| {
                     let mut dw = if want_dw { vec![0f32; d] } else { Vec::new() };
-                    with_simd(|| {
-                        let rows = dx
-                            .chunks_exact_mut(d)
-                            .zip(dy.chunks_exact(d))
-                            .zip(x.chunks_exact(d))
-                            .zip(rstd);
-                        for (((dx, dy), x), rstd) in rows {
-                            self.row_backward(dx, dy, x, &w, *rstd);
-                            for ((dw, dy), x) in dw.iter_mut().zip(dy).zip(x) {
-                                *dw += dy * x * rstd;
+                    with_simd(
+                        #[inline(always)]
+                        || {
+                            let rows = dx
+                                .chunks_exact_mut(d)
+                                .zip(dy.chunks_exact(d))
+                                .zip(x.chunks_exact(d))
+                                .zip(rstd);
+                            for (((dx, dy), x), rstd) in rows {
+                                self.row_backward(dx, dy, x, &w, *rstd);
+                                for ((dw, dy), x) in dw.iter_mut().zip(dy).zip(x) {
+                                    *dw += dy * x * rstd;
+                                }
                             }
-                        }
-                    });
+                        },
+                    );
                     dw
                 })
                 .collect()

@@ -69,17 +69,20 @@ impl Angles {
                 .zip(self.cos.par_chunks(ROWS * half))
                 .zip(self.sin.par_chunks(ROWS * half))
                 .for_each(|((x, cos), sin)| {
-                    with_simd(|| {
-                        let rows = x
-                            .chunks_exact_mut(width)
-                            .zip(cos.chunks_exact(half))
-                            .zip(sin.chunks_exact(half));
-                        for ((row, cos), sin) in rows {
-                            for head in row.chunks_exact_mut(head_dim) {
-                                turn(head, cos, sin, sign);
+                    with_simd(
+                        #[inline(always)]
+                        || {
+                            let rows = x
+                                .chunks_exact_mut(width)
+                                .zip(cos.chunks_exact(half))
+                                .zip(sin.chunks_exact(half));
+                            for ((row, cos), sin) in rows {
+                                for head in row.chunks_exact_mut(head_dim) {
+                                    turn(head, cos, sin, sign);
+                                }
                             }
-                        }
-                    });
+                        },
+                    );
                 });
         })?;
         Ok(x_thk)

@@ -107,14 +107,18 @@ impl AdamW {
                         .zip(v.par_chunks_mut(CHUNK))
                         .zip(g.par_chunks(CHUNK))
                         .for_each(|(((p, m), v), g)| {
-                            with_simd(|| {
-                                for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
-                                    let g = g * clip;
-                                    *m = b1 * *m + c1 * g;
-                                    *v = b2 * *v + c2 * (g * g);
-                                    *p = *p * decay - step_size * (*m / (v.sqrt() / root + eps));
-                                }
-                            });
+                            with_simd(
+                                #[inline(always)]
+                                || {
+                                    for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+                                        let g = g * clip;
+                                        *m = b1 * *m + c1 * g;
+                                        *v = b2 * *v + c2 * (g * g);
+                                        *p =
+                                            *p * decay - step_size * (*m / (v.sqrt() / root + eps));
+                                    }
+                                },
+                            );
                         });
                 })
             })

@@ -22,7 +22,12 @@ pub fn grad_norm(params: &Params, grads: &Grads) -> Result<f64> {
         let g = view(grad)?;
         let parts: Vec<f64> = g
             .par_chunks(CHUNK)
-            .map(|c| with_simd(|| sum_sq(c)))
+            .map(|c| {
+                with_simd(
+                    #[inline(always)]
+                    || sum_sq(c),
+                )
+            })
             .collect();
         total += parts.iter().sum::<f64>();
     }

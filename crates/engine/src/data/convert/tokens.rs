@@ -13,7 +13,12 @@ pub fn token_row(row: &Map<String, Value>) -> Result<Row, RowError> {
     let input_ids = numbers(row, "input_ids", 0)?;
     let labels = numbers(row, "labels", i64::from(IGNORE))?;
     if input_ids.len() != labels.len() {
-        return Err(format!("`input_ids` has {} entries and `labels` {}", input_ids.len(), labels.len()).into());
+        return Err(format!(
+            "`input_ids` has {} entries and `labels` {}",
+            input_ids.len(),
+            labels.len()
+        )
+        .into());
     }
     if input_ids.is_empty() {
         return Err("`input_ids` is empty".into());
@@ -30,8 +35,18 @@ pub fn token_row(row: &Map<String, Value>) -> Result<Row, RowError> {
 /// # Errors
 /// The first id that is not.
 pub fn check_range(row: &Row, vocab_size: usize) -> Result<(), RowError> {
-    let labels = row.labels.iter().filter(|label| **label != IGNORE).map(|label| *label as u32);
-    match row.input_ids.iter().copied().chain(labels).find(|id| *id as usize >= vocab_size) {
+    let labels = row
+        .labels
+        .iter()
+        .filter(|label| **label != IGNORE)
+        .map(|label| *label as u32);
+    match row
+        .input_ids
+        .iter()
+        .copied()
+        .chain(labels)
+        .find(|id| *id as usize >= vocab_size)
+    {
         Some(id) => Err(format!("id {id} is outside the vocabulary of {vocab_size}").into()),
         None => Ok(()),
     }
@@ -45,7 +60,9 @@ fn numbers(row: &Map<String, Value>, column: &str, also: i64) -> Result<Vec<i64>
         None => return Err(format!("column `{column}` is missing").into()),
     };
     let id = |(i, value): (usize, &Value)| {
-        let id = value.as_i64().filter(|id| (0..=i64::from(i32::MAX)).contains(id) || *id == also);
+        let id = value
+            .as_i64()
+            .filter(|id| (0..=i64::from(i32::MAX)).contains(id) || *id == also);
         id.ok_or_else(|| RowError(format!("`{column}`[{i}] is {value}, not an id")))
     };
     list.iter().enumerate().map(id).collect()

@@ -25,12 +25,21 @@ pub(super) struct Item {
 impl Item {
     /// The report of this row as a bad one.
     pub(super) fn bad(&self, reason: &RowError) -> BadRow {
-        BadRow { file: self.file.to_string(), row: self.row, line: self.line, reason: reason.to_string() }
+        BadRow {
+            file: self.file.to_string(),
+            row: self.row,
+            line: self.line,
+            reason: reason.to_string(),
+        }
     }
 }
 
 /// All rows of a dataset that `num_samples` and `max_samples` leave.
-pub(super) fn read(args: &DataArgs, info: &DatasetInfo, sampler: &mut Sampler) -> Result<Vec<Item>, DataError> {
+pub(super) fn read(
+    args: &DataArgs,
+    info: &DatasetInfo,
+    sampler: &mut Sampler,
+) -> Result<Vec<Item>, DataError> {
     if info.ranking {
         return Err(DataError::invalid(format!(
             "The dataset is not applicable in the current training stage. ({} holds preference rows, `ranking: true`)",
@@ -43,7 +52,11 @@ pub(super) fn read(args: &DataArgs, info: &DatasetInfo, sampler: &mut Sampler) -
             info.name
         )));
     }
-    let limit = if info.num_samples.is_none() { args.max_samples } else { None };
+    let limit = if info.num_samples.is_none() {
+        args.max_samples
+    } else {
+        None
+    };
     let mut unseen: HashSet<&str> = expected_columns(info).into_iter().collect();
     let mut items = Vec::new();
     let files = source::files(&info.path)?;
@@ -55,12 +68,21 @@ pub(super) fn read(args: &DataArgs, info: &DatasetInfo, sampler: &mut Sampler) -
         source::read(path, &mut |RawRow { value, row, line }| {
             unseen.retain(|column| value.get(column).is_none());
             let content = Arc::new(convert(info, &value));
-            items.push(Item { file: Arc::clone(&file), row, line, content });
+            items.push(Item {
+                file: Arc::clone(&file),
+                row,
+                line,
+                content,
+            });
             Ok(limit.is_none_or(|limit| items.len() < limit))
         })?;
     }
     let Some(first) = items.first() else {
-        return Err(DataError::invalid(format!("{}: the dataset {} is empty", info.path.display(), info.name)));
+        return Err(DataError::invalid(format!(
+            "{}: the dataset {} is empty",
+            info.path.display(),
+            info.name
+        )));
     };
     if let Some(column) = unseen.iter().min() {
         let reason = RowError(format!(
@@ -71,7 +93,11 @@ pub(super) fn read(args: &DataArgs, info: &DatasetInfo, sampler: &mut Sampler) -
         return Err(DataError::invalid(first.bad(&reason).to_string()));
     }
     if let Some(wanted) = info.num_samples {
-        items = sampler.draw(items.len(), wanted).into_iter().map(|row| items[row].clone()).collect();
+        items = sampler
+            .draw(items.len(), wanted)
+            .into_iter()
+            .map(|row| items[row].clone())
+            .collect();
         items.truncate(args.max_samples.unwrap_or(usize::MAX));
     }
     Ok(items)

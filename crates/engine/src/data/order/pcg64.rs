@@ -15,7 +15,11 @@ impl Pcg64 {
     pub fn new(seed: u64) -> Self {
         let [state_high, state_low, stream_high, stream_low] = seed_sequence(seed);
         let wide = |high: u64, low: u64| (u128::from(high) << 64) | u128::from(low);
-        let mut rng = Self { state: 0, increment: (wide(stream_high, stream_low) << 1) | 1, half: None };
+        let mut rng = Self {
+            state: 0,
+            increment: (wide(stream_high, stream_low) << 1) | 1,
+            half: None,
+        };
         rng.step();
         rng.state = rng.state.wrapping_add(wide(state_high, state_low));
         rng.step();
@@ -52,7 +56,11 @@ impl Pcg64 {
         }
         let mask = u64::MAX >> max.leading_zeros();
         loop {
-            let bits = if max <= u64::from(u32::MAX) { u64::from(self.next_u32()) } else { self.next_u64() };
+            let bits = if max <= u64::from(u32::MAX) {
+                u64::from(self.next_u32())
+            } else {
+                self.next_u64()
+            };
             if bits & mask <= max {
                 return bits & mask;
             }
@@ -60,7 +68,10 @@ impl Pcg64 {
     }
 
     fn step(&mut self) {
-        self.state = self.state.wrapping_mul(MULTIPLIER).wrapping_add(self.increment);
+        self.state = self
+            .state
+            .wrapping_mul(MULTIPLIER)
+            .wrapping_add(self.increment);
     }
 }
 

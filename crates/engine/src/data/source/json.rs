@@ -9,8 +9,16 @@ use super::super::error::DataError;
 use super::{RawRow, Sink};
 
 /// Rows of a .json file: an array of them, one a line, or a single one.
-pub(super) fn read(path: &Path, reader: &mut impl BufRead, sink: &mut Sink<'_>) -> Result<(), DataError> {
-    let mut walk = Walk { path, reader, line: 1 };
+pub(super) fn read(
+    path: &Path,
+    reader: &mut impl BufRead,
+    sink: &mut Sink<'_>,
+) -> Result<(), DataError> {
+    let mut walk = Walk {
+        path,
+        reader,
+        line: 1,
+    };
     match walk.next_visible()? {
         None => Ok(()),
         Some(b'[') => {
@@ -25,23 +33,40 @@ pub(super) fn read(path: &Path, reader: &mut impl BufRead, sink: &mut Sink<'_>) 
 }
 
 /// Rows of a .jsonl file: one a line; empty lines are passed over.
-pub(super) fn read_lines(path: &Path, reader: &mut impl BufRead, sink: &mut Sink<'_>) -> Result<(), DataError> {
+pub(super) fn read_lines(
+    path: &Path,
+    reader: &mut impl BufRead,
+    sink: &mut Sink<'_>,
+) -> Result<(), DataError> {
     lines_from(path, reader, 1, sink)
 }
 
-fn lines_from(path: &Path, reader: &mut impl BufRead, first: u64, sink: &mut Sink<'_>) -> Result<(), DataError> {
+fn lines_from(
+    path: &Path,
+    reader: &mut impl BufRead,
+    first: u64,
+    sink: &mut Sink<'_>,
+) -> Result<(), DataError> {
     let mut bytes = Vec::new();
     let mut row = 0;
     for line in first.. {
         bytes.clear();
-        if reader.read_until(b'\n', &mut bytes).map_err(DataError::file(path))? == 0 {
+        if reader
+            .read_until(b'\n', &mut bytes)
+            .map_err(DataError::file(path))?
+            == 0
+        {
             break;
         }
         if bytes.trim_ascii().is_empty() {
             continue;
         }
         row += 1;
-        if !sink(RawRow { value: parse(path, &bytes, line)?, row, line })? {
+        if !sink(RawRow {
+            value: parse(path, &bytes, line)?,
+            row,
+            line,
+        })? {
             break;
         }
     }
@@ -49,15 +74,29 @@ fn lines_from(path: &Path, reader: &mut impl BufRead, first: u64, sink: &mut Sin
 }
 
 /// A file that does not begin with `[`: rows one a line where the first line is a whole one, else one row.
-fn single_or_lines(path: &Path, reader: &mut impl BufRead, line: u64, sink: &mut Sink<'_>) -> Result<(), DataError> {
+fn single_or_lines(
+    path: &Path,
+    reader: &mut impl BufRead,
+    line: u64,
+    sink: &mut Sink<'_>,
+) -> Result<(), DataError> {
     let mut first = Vec::new();
-    reader.read_until(b'\n', &mut first).map_err(DataError::file(path))?;
+    reader
+        .read_until(b'\n', &mut first)
+        .map_err(DataError::file(path))?;
     if serde_json::from_slice::<serde::de::IgnoredAny>(&first).is_ok() {
         let mut chained = std::io::Read::chain(first.as_slice(), reader);
         return lines_from(path, &mut chained, line, sink);
     }
-    reader.read_to_end(&mut first).map_err(DataError::file(path))?;
-    sink(RawRow { value: parse(path, &first, line)?, row: 1, line }).map(|_| ())
+    reader
+        .read_to_end(&mut first)
+        .map_err(DataError::file(path))?;
+    sink(RawRow {
+        value: parse(path, &first, line)?,
+        row: 1,
+        line,
+    })
+    .map(|_| ())
 }
 
 /// Parses one row whose first byte is on `line`.
@@ -124,7 +163,8 @@ impl<R: BufRead> Walk<'_, R> {
         loop {
             let buffer = self.reader.fill_buf().map_err(DataError::file(self.path))?;
             if buffer.is_empty() {
-                let reason = format!("wrong JSON: the file ends inside the row that begins on line {began}");
+                let reason =
+                    format!("wrong JSON: the file ends inside the row that begins on line {began}");
                 return Err(self.broken(&reason));
             }
             let mut end = None;
@@ -157,7 +197,9 @@ impl<R: BufRead> Walk<'_, R> {
     fn next_visible(&mut self) -> Result<Option<u8>, DataError> {
         loop {
             let buffer = self.reader.fill_buf().map_err(DataError::file(self.path))?;
-            let Some(byte) = buffer.first().copied() else { return Ok(None) };
+            let Some(byte) = buffer.first().copied() else {
+                return Ok(None);
+            };
             if !byte.is_ascii_whitespace() {
                 return Ok(Some(byte));
             }
@@ -180,6 +222,10 @@ impl<R: BufRead> Walk<'_, R> {
     }
 
     fn broken(&self, reason: &str) -> DataError {
-        DataError::Broken { path: self.path.to_path_buf(), line: self.line, reason: reason.to_string() }
+        DataError::Broken {
+            path: self.path.to_path_buf(),
+            line: self.line,
+            reason: reason.to_string(),
+        }
     }
 }

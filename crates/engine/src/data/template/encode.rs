@@ -48,13 +48,19 @@ impl Template {
                 }
             }
         }
-        let mut encoded = self.encode_messages(encoder, &messages, system, tools)?.into_iter();
+        let mut encoded = self
+            .encode_messages(encoder, &messages, system, tools)?
+            .into_iter();
         let mut pairs = Vec::with_capacity(turns);
         while let (Some(prompt), Some(answer)) = (encoded.next(), encoded.next()) {
             pairs.push((prompt, answer));
         }
         if self.is_reasoning() {
-            let first = if discard_thoughts { turns.saturating_sub(1) } else { 0 };
+            let first = if discard_thoughts {
+                turns.saturating_sub(1)
+            } else {
+                0
+            };
             for (turn, pair) in pairs.iter_mut().enumerate().skip(first) {
                 self.add_empty_thought(encoder, &messages[2 * turn + 1].content, pair)?;
             }
@@ -114,8 +120,12 @@ impl Template {
     pub fn remove_thought(&self, text: &str) -> String {
         let mut kept = String::new();
         let mut rest = text;
-        while let Some((thought, _)) = between(rest, &self.thought_words).filter(|(thought, _)| !thought.is_empty()) {
-            let Some((before, after)) = rest.split_once(thought) else { break };
+        while let Some((thought, _)) =
+            between(rest, &self.thought_words).filter(|(thought, _)| !thought.is_empty())
+        {
+            let Some((before, after)) = rest.split_once(thought) else {
+                break;
+            };
             kept += before;
             rest = after;
         }
@@ -124,12 +134,21 @@ impl Template {
     }
 
     /// Adds an empty thought to a turn whose answer has none: to the answer where thinking is on, else to the prompt.
-    fn add_empty_thought(&self, encoder: &dyn Encoder, answer: &str, pair: &mut Pair) -> Result<(), RowError> {
+    fn add_empty_thought(
+        &self,
+        encoder: &dyn Encoder,
+        answer: &str,
+        pair: &mut Pair,
+    ) -> Result<(), RowError> {
         let [open, close] = &self.thought_words;
         if answer.contains(open.trim()) || answer.contains(close.trim()) {
             return Ok(());
         }
-        let empty = if self.class == Class::Glm47 { close.clone() } else { format!("{open}{close}") };
+        let empty = if self.class == Class::Glm47 {
+            close.clone()
+        } else {
+            format!("{open}{close}")
+        };
         let thought = encoder.encode(&empty)?;
         if self.enable_thinking == Some(true) {
             pair.1.splice(0..0, thought);
@@ -149,9 +168,9 @@ fn ids(encoder: &dyn Encoder, pieces: &[Slot]) -> Result<Vec<u32>, RowError> {
             Slot::Text(text) => ids.extend(encoder.encode(text)?),
             Slot::Bos => ids.extend(encoder.bos_id()),
             Slot::Eos => ids.extend(encoder.eos_id()),
-            Slot::Token(token) => ids.push(
-                encoder.token_id(token).ok_or_else(|| format!("the tokenizer has no token `{token}`, which the template needs"))?,
-            ),
+            Slot::Token(token) => ids.push(encoder.token_id(token).ok_or_else(|| {
+                format!("the tokenizer has no token `{token}`, which the template needs")
+            })?),
         }
     }
     Ok(ids)

@@ -17,7 +17,10 @@ impl Template {
         let mut stop_words = self.stop_words.as_slice();
         if self.replace_eos {
             let (first, rest) = stop_words.split_first().ok_or_else(|| {
-                DataError::invalid(format!("template {}: Stop words are required to replace the EOS token.", self.name))
+                DataError::invalid(format!(
+                    "template {}: Stop words are required to replace the EOS token.",
+                    self.name
+                ))
             })?;
             set_eos(tokenizer, first, &mut notices)?;
             stop_words = rest;
@@ -37,7 +40,9 @@ impl Template {
         }
         let added = tokenizer.vocab_size() - before;
         if added > 0 {
-            notices.push(format!("{added} new tokens have been added, make sure `resize_vocab` is True."));
+            notices.push(format!(
+                "{added} new tokens have been added, make sure `resize_vocab` is True."
+            ));
         }
         self.check_tokens(tokenizer)?;
         if (tokenizer.chat_template().is_none() || self.replace_jinja)
@@ -50,7 +55,14 @@ impl Template {
 
     fn check_tokens(&self, tokenizer: &Tokenizer) -> Result<(), DataError> {
         use super::Encoder;
-        let all = [&self.prefix, &self.system, &self.user, &self.assistant, &self.function, &self.observation];
+        let all = [
+            &self.prefix,
+            &self.system,
+            &self.user,
+            &self.assistant,
+            &self.function,
+            &self.observation,
+        ];
         for slot in all.into_iter().flatten() {
             if let Slot::Token(token) = slot
                 && tokenizer.token_id(token).is_none()
@@ -65,11 +77,19 @@ impl Template {
     }
 }
 
-fn set_eos(tokenizer: &mut Tokenizer, token: &str, notices: &mut Vec<String>) -> Result<(), DataError> {
+fn set_eos(
+    tokenizer: &mut Tokenizer,
+    token: &str,
+    notices: &mut Vec<String>,
+) -> Result<(), DataError> {
     if tokenizer.eos_token() == Some(token) {
         return Ok(());
     }
-    let verb = if tokenizer.eos_id().is_none() { "Add" } else { "Replace" };
+    let verb = if tokenizer.eos_id().is_none() {
+        "Add"
+    } else {
+        "Replace"
+    };
     notices.push(format!("{verb} eos token: {token}."));
     tokenizer.set_eos(token)
 }

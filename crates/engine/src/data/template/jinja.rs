@@ -16,7 +16,10 @@ impl Template {
             jinja += &format!("{{{{ {prefix} }}}}");
         }
         if !self.default_system.is_empty() {
-            jinja += &format!("{{% set system_message = '{}' %}}", escape(&self.default_system));
+            jinja += &format!(
+                "{{% set system_message = '{}' %}}",
+                escape(&self.default_system)
+            );
         }
         jinja += "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}\
                   {% set system_message = messages[0]['content'] %}\
@@ -26,22 +29,32 @@ impl Template {
             jinja += &format!("{{% set content = {system} + message['content'] %}}");
             jinja += "{% else %}{% set content = message['content'] %}{% endif %}";
         } else {
-            jinja += &format!("{{% if system_message is defined %}}{{{{ {system} }}}}{{% endif %}}");
+            jinja +=
+                &format!("{{% if system_message is defined %}}{{{{ {system} }}}}{{% endif %}}");
             jinja += "{% for message in loop_messages %}{% set content = message['content'] %}";
         }
         jinja += &format!("{{% if message['role'] == 'user' %}}{{{{ {user} }}}}");
-        jinja += &format!("{{% elif message['role'] == 'assistant' %}}{{{{ {assistant} }}}}{{% endif %}}{{% endfor %}}");
+        jinja += &format!(
+            "{{% elif message['role'] == 'assistant' %}}{{{{ {assistant} }}}}{{% endif %}}{{% endfor %}}"
+        );
         Some(jinja)
     }
 }
 
 /// The slots as a Jinja sum of quoted texts and the variable `content`.
-fn expression(slots: &[Slot], content: &str, bos: Option<&str>, eos: Option<&str>) -> Option<String> {
+fn expression(
+    slots: &[Slot],
+    content: &str,
+    bos: Option<&str>,
+    eos: Option<&str>,
+) -> Option<String> {
     let mut terms = Vec::new();
     for slot in slots {
         match slot {
             Slot::Text(text) => {
-                let (before, after) = text.split_once("{{content}}").map_or((text.as_str(), None), |(b, a)| (b, Some(a)));
+                let (before, after) = text
+                    .split_once("{{content}}")
+                    .map_or((text.as_str(), None), |(b, a)| (b, Some(a)));
                 if !before.is_empty() {
                     terms.push(format!("'{}'", escape(before)));
                 }

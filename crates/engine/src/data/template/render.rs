@@ -8,7 +8,12 @@ impl Template {
     ///
     /// # Errors
     /// When tools or a function call are not the JSON that their format wants.
-    pub fn render(&self, messages: &[Message], system: &str, tools: &str) -> Result<Vec<Vec<Slot>>, RowError> {
+    pub fn render(
+        &self,
+        messages: &[Message],
+        system: &str,
+        tools: &str,
+    ) -> Result<Vec<Vec<Slot>>, RowError> {
         let mut rendered = Vec::with_capacity(messages.len());
         for (i, message) in messages.iter().enumerate() {
             let mut pieces = Vec::new();
@@ -34,7 +39,11 @@ impl Template {
 
     /// The system block; nothing where there is neither system message nor tools.
     fn render_system(&self, system: &str, tools: &str) -> Result<Vec<Slot>, RowError> {
-        let system = if system.is_empty() { &self.default_system } else { system };
+        let system = if system.is_empty() {
+            &self.default_system
+        } else {
+            system
+        };
         if system.is_empty() && tools.is_empty() {
             return Ok(Vec::new());
         }
@@ -46,15 +55,25 @@ impl Template {
         Ok(fill(&self.system, &(system.to_string() + &tool_text), 0))
     }
 
-    fn render_message(&self, message: &Message, folded_system: String, turn: usize) -> Result<Vec<Slot>, RowError> {
+    fn render_message(
+        &self,
+        message: &Message,
+        folded_system: String,
+        turn: usize,
+    ) -> Result<Vec<Slot>, RowError> {
         Ok(match message.role {
             Role::User => fill(&self.user, &(folded_system + &message.content), turn),
             Role::Assistant => fill(&self.assistant, &message.content, turn),
             Role::Observation => fill(&self.observation, &message.content, turn),
             Role::Function => {
                 // The reference passes these words on for every class but this one.
-                let words = (self.class != Class::Llama2).then_some((&self.thought_words, &self.tool_call_words));
-                let text = self.call_format.calls(&message.content, words.map(|w| w.0), words.map(|w| w.1))?;
+                let words = (self.class != Class::Llama2)
+                    .then_some((&self.thought_words, &self.tool_call_words));
+                let text = self.call_format.calls(
+                    &message.content,
+                    words.map(|w| w.0),
+                    words.map(|w| w.1),
+                )?;
                 fill(&self.function, &text, turn)
             }
         })

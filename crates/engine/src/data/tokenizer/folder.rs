@@ -10,8 +10,14 @@ use super::super::error::DataError;
 use super::{SpecialTokens, Tokenizer};
 
 /// Files that are carried along unchanged where a folder has them.
-const OTHER_FILES: [&str; 6] =
-    ["vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "added_tokens.json"];
+const OTHER_FILES: [&str; 6] = [
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "added_tokens.json",
+];
 
 impl Tokenizer {
     /// Reads the tokenizer of a Hugging Face model folder.
@@ -39,7 +45,8 @@ impl Tokenizer {
         let mut tokenizer = assemble(inner, config, special_map)?;
         let jinja = folder.join("chat_template.jinja");
         if jinja.is_file() {
-            tokenizer.chat_template = Some(fs::read_to_string(&jinja).map_err(DataError::file(&jinja))?);
+            tokenizer.chat_template =
+                Some(fs::read_to_string(&jinja).map_err(DataError::file(&jinja))?);
             tokenizer.chat_template_file = true;
         }
         let others = OTHER_FILES.iter().map(|name| folder.join(name));
@@ -58,13 +65,25 @@ impl Tokenizer {
             .to_string(true)
             .map_err(|e| DataError::invalid(format!("tokenizer.json cannot be written: {e}")))?;
         write(&folder.join("tokenizer.json"), &vocabulary)?;
-        write(&folder.join("tokenizer_config.json"), &pretty(&Value::Object(self.config_to_save())))?;
-        write(&folder.join("special_tokens_map.json"), &pretty(&self.special_map()))?;
-        if let Some(jinja) = self.chat_template.as_ref().filter(|_| self.chat_template_file) {
+        write(
+            &folder.join("tokenizer_config.json"),
+            &pretty(&Value::Object(self.config_to_save())),
+        )?;
+        write(
+            &folder.join("special_tokens_map.json"),
+            &pretty(&self.special_map()),
+        )?;
+        if let Some(jinja) = self
+            .chat_template
+            .as_ref()
+            .filter(|_| self.chat_template_file)
+        {
             write(&folder.join("chat_template.jinja"), jinja)?;
         }
         for source in &self.other_files {
-            let Some(name) = source.file_name() else { continue };
+            let Some(name) = source.file_name() else {
+                continue;
+            };
             let target = folder.join(name);
             // Saving into the folder that it was read from would empty the file.
             if target != *source {
@@ -79,10 +98,17 @@ impl Tokenizer {
         for (key, token) in self.special.named() {
             match token {
                 Some(token) => config.insert(key.to_string(), json!(token)),
-                None => config.get(key).is_some().then_some(Value::Null).and_then(|n| config.insert(key.to_string(), n)),
+                None => config
+                    .get(key)
+                    .is_some()
+                    .then_some(Value::Null)
+                    .and_then(|n| config.insert(key.to_string(), n)),
             };
         }
-        let list = if config.get("extra_special_tokens").is_some_and(Value::is_array) {
+        let list = if config
+            .get("extra_special_tokens")
+            .is_some_and(Value::is_array)
+        {
             "extra_special_tokens"
         } else {
             "additional_special_tokens"
@@ -94,7 +120,10 @@ impl Tokenizer {
             config.insert("chat_template".to_string(), json!(jinja));
         }
         if config.get("tokenizer_class").is_none_or(Value::is_null) {
-            config.insert("tokenizer_class".to_string(), json!("PreTrainedTokenizerFast"));
+            config.insert(
+                "tokenizer_class".to_string(),
+                json!("PreTrainedTokenizerFast"),
+            );
         }
         if let Some(Value::Object(decoder)) = config.get_mut("added_tokens_decoder") {
             let mut added: Vec<_> = self.inner.get_added_tokens_decoder().into_iter().collect();
@@ -114,7 +143,10 @@ impl Tokenizer {
             }
         }
         if !self.special.additional.is_empty() {
-            map.insert("additional_special_tokens".to_string(), json!(self.special.additional));
+            map.insert(
+                "additional_special_tokens".to_string(),
+                json!(self.special.additional),
+            );
         }
         Value::Object(map)
     }
@@ -122,7 +154,12 @@ impl Tokenizer {
 
 impl SpecialTokens {
     fn named(&self) -> [(&'static str, &Option<String>); 4] {
-        [("bos_token", &self.bos), ("eos_token", &self.eos), ("pad_token", &self.pad), ("unk_token", &self.unk)]
+        [
+            ("bos_token", &self.bos),
+            ("eos_token", &self.eos),
+            ("pad_token", &self.pad),
+            ("unk_token", &self.unk),
+        ]
     }
 
     /// What tokenizer_config.json says, and special_tokens_map.json where that says nothing.
@@ -131,14 +168,25 @@ impl SpecialTokens {
             Some(value) => token_name(value),
             None => special_map.get(key).and_then(token_name),
         };
-        let list = |key: &str| config.get(key).or_else(|| special_map.get(key)).and_then(Value::as_array);
-        let additional = ["additional_special_tokens", "extra_special_tokens"].into_iter().find_map(list);
+        let list = |key: &str| {
+            config
+                .get(key)
+                .or_else(|| special_map.get(key))
+                .and_then(Value::as_array)
+        };
+        let additional = ["additional_special_tokens", "extra_special_tokens"]
+            .into_iter()
+            .find_map(list);
         Self {
             bos: named("bos_token"),
             eos: named("eos_token"),
             pad: named("pad_token"),
             unk: named("unk_token"),
-            additional: additional.into_iter().flatten().filter_map(token_name).collect(),
+            additional: additional
+                .into_iter()
+                .flatten()
+                .filter_map(token_name)
+                .collect(),
         }
     }
 }
@@ -151,7 +199,9 @@ pub(super) fn assemble(
 ) -> Result<Tokenizer, DataError> {
     // Cutting and padding are done elsewhere, whatever the file was saved with.
     inner.with_padding(None);
-    inner.with_truncation(None).map_err(|e| DataError::invalid(format!("tokenizer.json: {e}")))?;
+    inner
+        .with_truncation(None)
+        .map_err(|e| DataError::invalid(format!("tokenizer.json: {e}")))?;
     let special = SpecialTokens::read(&config, &special_map);
     let chat_template = config.get("chat_template").and_then(|value| match value {
         Value::String(jinja) => Some(jinja.clone()),
@@ -164,15 +214,28 @@ pub(super) fn assemble(
     });
     let missing = listed_tokens(&config, &inner);
     if !missing.is_empty() {
-        inner
-            .add_tokens(missing)
-            .map_err(|e| DataError::invalid(format!("tokenizer_config.json: added_tokens_decoder: {e}")))?;
+        inner.add_tokens(missing).map_err(|e| {
+            DataError::invalid(format!("tokenizer_config.json: added_tokens_decoder: {e}"))
+        })?;
     }
-    let names: Vec<String> =
-        special.named().into_iter().filter_map(|(_, t)| t.clone()).chain(special.additional.clone()).collect();
-    let mut tokenizer =
-        Tokenizer { inner, config, special, chat_template, chat_template_file: false, other_files: Vec::new() };
-    let unlisted: Vec<String> = names.into_iter().filter(|name| !tokenizer.is_added(name)).collect();
+    let names: Vec<String> = special
+        .named()
+        .into_iter()
+        .filter_map(|(_, t)| t.clone())
+        .chain(special.additional.clone())
+        .collect();
+    let mut tokenizer = Tokenizer {
+        inner,
+        config,
+        special,
+        chat_template,
+        chat_template_file: false,
+        other_files: Vec::new(),
+    };
+    let unlisted: Vec<String> = names
+        .into_iter()
+        .filter(|name| !tokenizer.is_added(name))
+        .collect();
     tokenizer.add_tokens(&unlisted, true)?;
     Ok(tokenizer)
 }
@@ -180,13 +243,17 @@ pub(super) fn assemble(
 impl Tokenizer {
     fn is_added(&self, token: &str) -> bool {
         let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
-        self.inner.token_to_id(token).is_some_and(|id| added.contains_key(&id))
+        self.inner
+            .token_to_id(token)
+            .is_some_and(|id| added.contains_key(&id))
     }
 }
 
 /// Tokens of `added_tokens_decoder` that the vocabulary does not know as added ones, in the order of their ids.
 fn listed_tokens(config: &Map<String, Value>, inner: &tokenizers::Tokenizer) -> Vec<AddedToken> {
-    let Some(Value::Object(listed)) = config.get("added_tokens_decoder") else { return Vec::new() };
+    let Some(Value::Object(listed)) = config.get("added_tokens_decoder") else {
+        return Vec::new();
+    };
     let known = inner.get_added_vocabulary().get_added_tokens_decoder();
     let mut missing: Vec<(u64, AddedToken)> = listed
         .iter()
@@ -199,7 +266,9 @@ fn listed_tokens(config: &Map<String, Value>, inner: &tokenizers::Tokenizer) -> 
                 .lstrip(flag("lstrip").unwrap_or(false))
                 .rstrip(flag("rstrip").unwrap_or(false))
                 .normalized(flag("normalized").unwrap_or(!special));
-            let is_known = inner.token_to_id(content).is_some_and(|id| known.contains_key(&id));
+            let is_known = inner
+                .token_to_id(content)
+                .is_some_and(|id| known.contains_key(&id));
             (!is_known).then_some((id.parse().ok()?, added))
         })
         .collect();
@@ -229,7 +298,12 @@ fn read_object(path: &Path) -> Result<Map<String, Value>, DataError> {
 /// The line that a JSON error's text names.
 fn line_in(message: &str) -> u64 {
     let after = message.split("line ").nth(1).unwrap_or_default();
-    after.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(1)
+    after
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect::<String>()
+        .parse()
+        .unwrap_or(1)
 }
 
 fn pretty(value: &Value) -> String {

@@ -26,7 +26,10 @@ pub(super) fn names(paths: &[&str], matched: &[bool]) -> Result<Vec<String>, Str
             out.push(name);
         }
     }
-    let missed = paths.iter().zip(matched).find(|(path, matched)| !**matched && out.contains(&last(path)));
+    let missed = paths
+        .iter()
+        .zip(matched)
+        .find(|(path, matched)| !**matched && out.contains(&last(path)));
     match missed {
         _ if out.is_empty() => Err("names no linear layer of this model".into()),
         Some((path, _)) => Err(format!(
@@ -41,15 +44,22 @@ pub(super) fn names(paths: &[&str], matched: &[bool]) -> Result<Vec<String>, Str
 fn by_names(names: &[Value], paths: &[&str]) -> Result<Vec<bool>, String> {
     let mut out = vec![false; paths.len()];
     for name in names {
-        let name = name.as_str().ok_or_else(|| format!("{} is no module name", brief(name)))?;
+        let name = name
+            .as_str()
+            .ok_or_else(|| format!("{} is no module name", brief(name)))?;
         let mut any = false;
         for (path, matched) in paths.iter().zip(&mut out) {
-            let hit = path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            let hit = path
+                .strip_suffix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
             *matched |= hit;
             any |= hit;
         }
         if !any {
-            return Err(format!("{} names no linear layer of this model", brief(name)));
+            return Err(format!(
+                "{} names no linear layer of this model",
+                brief(name)
+            ));
         }
     }
     Ok(out)
@@ -59,7 +69,10 @@ fn by_names(names: &[Value], paths: &[&str]) -> Result<Vec<bool>, String> {
 fn by_pattern(pattern: &str, paths: &[&str]) -> Result<Vec<bool>, String> {
     let bad = |e: fancy_regex::Error| format!("not a regular expression: {}", brief(e));
     let regex = fancy_regex::Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(bad)?;
-    paths.iter().map(|path| regex.is_match(path).map_err(bad)).collect()
+    paths
+        .iter()
+        .map(|path| regex.is_match(path).map_err(bad))
+        .collect()
 }
 
 #[cfg(test)]
@@ -72,7 +85,8 @@ mod tests {
     #[test]
     fn names_patterns_and_all() {
         let layer = |l: usize| {
-            ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"].map(|m| format!("model.layers.{l}.{m}"))
+            ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"]
+                .map(|m| format!("model.layers.{l}.{m}"))
         };
         let paths: Vec<String> = (0..2).flat_map(layer).collect();
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
@@ -96,6 +110,10 @@ mod tests {
         check(json!("q_proj"), Err("names no linear layer"));
         check(json!("("), Err("not a regular expression"));
         check(json!(null), Err("expected a list"));
-        assert!(matched(None, &paths).unwrap_err().contains("expected a list"));
+        assert!(
+            matched(None, &paths)
+                .unwrap_err()
+                .contains("expected a list")
+        );
     }
 }

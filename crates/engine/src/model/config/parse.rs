@@ -151,7 +151,7 @@ fn head_dim(fields: Fields, or: &Defaults, hidden: usize, heads: usize) -> Resul
     if let Some(dim) = fields.size("head_dim", MAX_WIDTH)?.or(or.head_dim) {
         return Ok(dim);
     }
-    if hidden % heads != 0 {
+    if !hidden.is_multiple_of(heads) {
         let why = format!(
             "{hidden} is not a multiple of num_attention_heads = {heads}, and there is no head_dim"
         );
@@ -236,7 +236,7 @@ fn windows(
         _ => 2,
     };
     let slides = |layer: usize| match arch {
-        Arch::Gemma2 | Arch::Gemma3 => (layer + 1) % pattern != 0,
+        Arch::Gemma2 | Arch::Gemma3 => !(layer + 1).is_multiple_of(pattern),
         _ => layer as u64 >= max_window_layers,
     };
     Ok((0..layers)
@@ -276,7 +276,7 @@ fn layer_types(
 /// Checks that span several fields.
 fn check(config: &ModelConfig, fields: Fields) -> Result<()> {
     let (heads, kv) = (config.num_attention_heads, config.num_key_value_heads);
-    if heads % kv != 0 {
+    if !heads.is_multiple_of(kv) {
         let why = format!("{kv} does not divide num_attention_heads = {heads}");
         return Err(fields.error("num_key_value_heads", why));
     }
@@ -288,7 +288,7 @@ fn check(config: &ModelConfig, fields: Fields) -> Result<()> {
     }
     for rope in std::iter::once(&config.rope).chain(&config.rope_local) {
         let rotated = super::super::rope_freq::rotated_width(rope, config.head_dim);
-        if rotated < 2 || rotated % 2 != 0 {
+        if rotated < 2 || !rotated.is_multiple_of(2) {
             let why = format!("rope needs an even number of rotated dimensions, here {rotated}");
             return Err(fields.error("head_dim", why));
         }

@@ -153,7 +153,7 @@ impl Scan<'_> {
             )));
         };
         let block = dtype.block_size() as u64;
-        if row % block != 0 {
+        if !row.is_multiple_of(block) {
             return damaged(format!(
                 "tensor {name}: rows of {row} are no whole number of blocks of {block}"
             ));

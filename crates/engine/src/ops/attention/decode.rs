@@ -18,26 +18,29 @@ pub fn decode(a: &Attention, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
             let at = i * width + head * d;
             let query = &q[at..at + d];
             let out = &mut o[at..at + d];
-            with_simd(|| {
-                s.clear();
-                for j in first..seen {
-                    let key = &k[j * kv_width + column..][..d];
-                    let score = a.scale * sum2(query, key, |x, y| x * y);
-                    s.push(
-                        a.softcap
-                            .map_or(score, |cap| cap * crate::simd::tanh(score / cap)),
-                    );
-                }
-                let peak = max(&s);
-                s.iter_mut().for_each(|x| *x = exp(*x - peak));
-                let inverse = 1.0 / sum(&s);
-                for (p, j) in s.iter().zip(first..) {
-                    let value = &v[j * kv_width + column..][..d];
-                    for (out, value) in out.iter_mut().zip(value) {
-                        *out += p * inverse * value;
+            with_simd(
+                #[inline(always)]
+                || {
+                    s.clear();
+                    for j in first..seen {
+                        let key = &k[j * kv_width + column..][..d];
+                        let score = a.scale * sum2(query, key, |x, y| x * y);
+                        s.push(
+                            a.softcap
+                                .map_or(score, |cap| cap * crate::simd::tanh(score / cap)),
+                        );
                     }
-                }
-            });
+                    let peak = max(&s);
+                    s.iter_mut().for_each(|x| *x = exp(*x - peak));
+                    let inverse = 1.0 / sum(&s);
+                    for (p, j) in s.iter().zip(first..) {
+                        let value = &v[j * kv_width + column..][..d];
+                        for (out, value) in out.iter_mut().zip(value) {
+                            *out += p * inverse * value;
+                        }
+                    }
+                },
+            );
         }
     }
     o
