@@ -197,13 +197,7 @@ impl Jobs {
             .step(id, Input::Stop(mode), Change::default())
             .await?;
         if let Effect::Tell(mode) = effect {
-            let wish = match mode {
-                StopMode::Save => Wish::StopAndSave,
-                StopMode::Now => Wish::StopNow,
-            };
-            let dir = RunDir::new(&row.output_dir);
-            let written = tokio::task::spawn_blocking(move || control::write(&dir, wish)).await;
-            written.map_err(std::io::Error::other)??;
+            wish(&RunDir::new(&row.output_dir), mode).await?;
         }
         Ok(row)
     }
@@ -278,6 +272,17 @@ impl Inner {
         }
         Ok((row, effect))
     }
+}
+
+/// Tells the worker how to stop.
+async fn wish(dir: &RunDir, mode: StopMode) -> std::io::Result<()> {
+    let wish = match mode {
+        StopMode::Save => Wish::StopAndSave,
+        StopMode::Now => Wish::StopNow,
+    };
+    let dir = dir.clone();
+    let written = tokio::task::spawn_blocking(move || control::write(&dir, wish)).await;
+    written.map_err(std::io::Error::other)?.map(|_| ())
 }
 
 fn state_of(row: &RunRow) -> State {

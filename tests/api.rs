@@ -131,7 +131,12 @@ fn what_is_not_there() {
             "{id}"
         );
     }
-    for query in ["runs?status=odd", "runs?limit=x", "runs?limit=-1"] {
+    for query in [
+        "runs?status=odd",
+        "runs?limit=x",
+        "runs?limit=-1",
+        "runs/x/metrics?x0=a",
+    ] {
         assert_eq!(
             server.get(&format!("/api/v1/{query}")).status,
             400,

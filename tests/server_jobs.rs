@@ -330,3 +330,69 @@ fn the_stream_can_be_resumed() {
         "a folder of a run that is over may be used again"
     );
 }
+
+#[test]
+fn a_locked_database_delays_and_loses_nothing() {
+    let data = Data::new();
+    let server = data.serve(&[]);
+    let id = server.create("hang");
+    let worker = pid(&server.until(&id, |run| run["step"] == 4));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let url = format!("sqlite://{}", data.path().join("tallow.db").display());
+    use sqlx::Connection;
+    let mut other = runtime
+        .block_on(sqlx::SqliteConnection::connect(&url))
+        .unwrap();
+    runtime
+        .block_on(sqlx::raw_sql("begin exclusive").execute(&mut other))
+        .unwrap();
+    // the worker says its last word while nobody can store it; reading goes on
+    fs::write(
+        data.path().join("runs").join(&id).join("control.json"),
+        r#"{"serial":1,"wish":"stop_and_save"}"#,
+    )
+    .unwrap();
+    while Path::new(&format!("/proc/{worker}/exe")).exists() {
+        assert_eq!(server.run(&id)["status"], "running");
+    }
+    assert_eq!(server.run(&id)["status"], "running");
+    runtime
+        .block_on(sqlx::raw_sql("rollback").execute(&mut other))
+        .unwrap();
+    let run = server.until_status(&id, "stopped");
+    assert_eq!(
+        (run["step"].as_i64(), run["restarts"].as_i64()),
+        (Some(4), Some(0))
+    );
+    assert_eq!(losses(&server, &id), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_run_whose_folder_is_gone_is_lost() {
+    let data = Data::new();
+    let server = data.serve(&[]);
+    let id = server.create("hang");
+    let worker = pid(&server.until(&id, |run| run["step"] == 4));
+    let folder = data.path().join("runs").join(&id);
+    fs::rename(&folder, data.path().join("elsewhere")).unwrap();
+    kill(worker, "KILL");
+    let run = server.until_status(&id, "lost");
+    assert_eq!(run["reason"], "its folder is gone");
+    assert_eq!(
+        server.get(&format!("/api/v1/runs/{id}/log")).json()["lines"],
+        json!([])
+    );
+    fs::rename(data.path().join("elsewhere"), &folder).unwrap();
+    assert_eq!(
+        server
+            .post(&format!("/api/v1/runs/{id}/resume"), &json!({}))
+            .status,
+        202
+    );
+    server.until(&id, |run| run["status"] == "running" && run["step"] == 4);
+    server.post(&format!("/api/v1/runs/{id}/stop"), &json!({}));
+    server.until_status(&id, "stopped");
+}

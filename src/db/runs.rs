@@ -259,7 +259,8 @@ pub async fn list(db: &Db, filter: &Filter) -> Result<Vec<RunRow>> {
         .filter(|text| !text.is_empty());
     let rows = sqlx::query_as(select(
         "where (?1 is null or status = ?1) and (?2 is null or instr(lower(name), lower(?2)) > 0 \
-         or instr(lower(id), lower(?2)) > 0) and (?3 is null or id < ?3) order by id desc limit ?4",
+         or instr(lower(id), lower(?2)) > 0) and (?3 is null or num < (select num from run where id = ?3)) \
+         order by num desc limit ?4",
     ))
     .bind(filter.status.map(Status::as_str))
     .bind(text)

@@ -49,20 +49,21 @@ pub(super) async fn run(jobs: Jobs) {
         } else {
             adopt(&jobs, &taken).await
         };
-        match outcome {
-            Ok(()) if !adopted => {
-                adopted = true;
-                continue;
+        if let Err(error) = outcome {
+            // not woken by a nudge: a database that fails at once must not be asked in a circle
+            tracing::warn!(%error, "the queue cannot reach the database; it tries again");
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(PATIENCE) => {}
             }
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the queue cannot reach the database; it tries again")
+        } else if adopted {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = jobs.0.nudge.notified() => {}
+                () = tokio::time::sleep(PATIENCE) => {}
             }
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = jobs.0.nudge.notified() => {}
-            () = tokio::time::sleep(PATIENCE) => {}
+        } else {
+            adopted = true;
         }
     }
 }

@@ -12,11 +12,12 @@ use axum::Form;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use super::error::Error;
+use super::pages;
 use super::state::AppState;
 
 const COOKIE: &str = "tallow_session";
@@ -140,7 +141,7 @@ pub async fn token(State(state): State<AppState>, request: Request, next: Next) 
             .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return response;
     }
-    (StatusCode::UNAUTHORIZED, form("")).into_response()
+    pages::login::page(request.headers(), false)
 }
 
 /// The form's fields.
@@ -150,12 +151,16 @@ pub struct LoginForm {
 }
 
 /// Takes the token and gives a cookie; wrong ones get the form again.
-pub async fn login(State(state): State<AppState>, Form(given): Form<LoginForm>) -> Response {
+pub async fn login(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Form(given): Form<LoginForm>,
+) -> Response {
     let Some(secrets) = &state.auth.secrets else {
         return Redirect::to("/").into_response();
     };
     if !same(given.token.trim(), &secrets.token) {
-        return (StatusCode::UNAUTHORIZED, form("That is not the token.")).into_response();
+        return pages::login::page(&headers, true);
     }
     let secure = if state.auth.secure { "; Secure" } else { "" };
     let cookie = format!(
@@ -167,18 +172,6 @@ pub async fn login(State(state): State<AppState>, Form(given): Form<LoginForm>) 
         response.headers_mut().insert(header::SET_COOKIE, value);
     }
     response
-}
-
-/// The one page that a stranger sees: no styles, no scripts, nothing of the server but its name.
-fn form(message: &'static str) -> Html<String> {
-    Html(format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <meta name=referrer content=same-origin><title>Tallow: token</title><main><h1>Tallow</h1>\
-         <p>This server asks for its token. It was printed at its first start and is kept in the file \
-         <code>token</code> of its data folder.</p><p role=alert>{message}</p>\
-         <form method=post action=/login><label>Token <input type=password name=token required autofocus \
-         autocomplete=current-password></label> <button>Open</button></form></main></html>"
-    ))
 }
 
 fn same(given: &str, secret: &str) -> bool {

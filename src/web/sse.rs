@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use futures::stream::{self, Stream};
 use serde::Deserialize;
 
 use super::error::{Error, Result};
+use super::extract::{Id, Params};
 use super::state::AppState;
 use crate::db::{events, runs};
 
@@ -37,8 +38,8 @@ pub struct From {
 /// 404 where there is no such run, or where the database fails.
 pub async fn run_events(
     State(state): State<AppState>,
-    Path(id): Path<String>,
-    Query(from): Query<From>,
+    Id(id): Id,
+    Params(from): Params<From>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let run = runs::get(&state.db, &id)
@@ -50,7 +51,8 @@ pub async fn run_events(
     let after = last
         .and_then(|text| text.trim().parse().ok())
         .or(from.after)
-        .unwrap_or(0);
+        .unwrap_or(0)
+        .min(run.seq);
     let mut response = Sse::new(frames(state, id, run.num, after))
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response();
@@ -136,14 +138,21 @@ impl Place {
         }
         let mut frames = coalesce(rows);
         if complete && let Some(run) = runs::get(&self.state.db, &self.id).await? {
+            let state = events::state(&run).to_string();
             // a row that came between the two reads is for the next flush
             if run.status.is_over() && run.seq <= self.after {
                 frames.push(Frame {
                     kind: "done",
-                    parts: vec![events::state(&run).to_string()],
+                    parts: vec![state],
                 });
-                self.after = run.seq;
                 self.over = true;
+            } else if !frames.is_empty() {
+                // step, speed and ETA move with the metrics; only the present ones are worth telling
+                frames.retain(|frame| frame.kind != "state");
+                frames.push(Frame {
+                    kind: "state",
+                    parts: vec![state],
+                });
             }
         }
         let count = frames.len();

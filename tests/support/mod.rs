@@ -1,4 +1,6 @@
 //! A real server on a port of its own, and the bytes of HTTP by hand: the tests decide over every header.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

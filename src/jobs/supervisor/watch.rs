@@ -23,7 +23,7 @@ use crate::db::ingest;
 use crate::db::runs::{self, Change, RunRow, Status};
 
 /// How often the files are looked at.
-const TICK: Duration = Duration::from_millis(150);
+const TICK: Duration = Duration::from_millis(200);
 /// A worker told to stop now is killed after this.
 const GRACE: Duration = Duration::from_secs(10);
 /// An adopted run without a lock may have a worker that is just starting.
@@ -37,6 +37,8 @@ pub(super) struct Watch {
     /// `None`: no child of this process.
     child: Option<Child>,
     reader: Arc<Mutex<Reader>>,
+    /// Its lock was seen held: a free one means death, and not a worker that is just starting.
+    seen_alive: bool,
     /// Since when it is to stop now.
     stop_now: Option<Instant>,
 }
@@ -58,6 +60,7 @@ impl Watch {
             id: row.id,
             child: None,
             reader,
+            seen_alive: false,
             stop_now: None,
         }
     }
@@ -155,15 +158,18 @@ impl Watch {
             };
         }
         sleep(TICK).await;
-        if self.is_held().await {
-            return Pulse::Alive;
+        for _ in 0..2 {
+            if self.is_held().await {
+                self.seen_alive = true;
+                return Pulse::Alive;
+            }
+            if self.seen_alive {
+                break;
+            }
+            sleep(SECOND_LOOK).await;
         }
-        sleep(SECOND_LOOK).await;
-        if self.is_held().await {
-            Pulse::Alive
-        } else {
-            Pulse::Gone(None)
-        }
+        self.seen_alive = false;
+        Pulse::Gone(None)
     }
 
     async fn is_held(&self) -> bool {
@@ -312,11 +318,20 @@ impl Watch {
         Ok(false)
     }
 
-    /// Stores a change, however long it takes; a server that stops gives up.
+    /// Stores a restart, however long it takes; a server that stops gives up.
     async fn note(&self, change: Change) {
         while !self.jobs.stop.is_cancelled() {
             match runs::change(&self.jobs.db, &self.id, self.jobs.clock.now_ms(), &change).await {
-                Ok(_) => return self.jobs.bells.ring(&self.id),
+                Ok(row) => {
+                    self.jobs.bells.ring(&self.id);
+                    // a stop that came while the worker was started was settled before it could hear it
+                    if let Some(mode) = super::super::state_of(&row).stop
+                        && let Err(error) = super::super::wish(&self.dir, mode).await
+                    {
+                        tracing::warn!(run.id = %self.id, %error, "the worker cannot be told to stop");
+                    }
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(run.id = %self.id, %error, "a restart could not be stored yet")
                 }

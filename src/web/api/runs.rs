@@ -3,16 +3,16 @@
 use std::path::Path as FsPath;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::super::error::{Error, Problem, Result};
+use super::super::error::{Error, FieldProblem, Problem, Result};
+use super::super::extract::{Id, JsonBody, OptionalBody, Params};
 use super::super::state::AppState;
-use super::body::{JsonBody, OptionalBody};
 use crate::db::metrics::{self, Series};
 use crate::db::runs::{self, Filter, RunRow};
 use crate::jobs::StopMode;
@@ -128,9 +128,8 @@ pub struct ListQuery {
     responses((status = 200, body = RunList), (status = 400, body = Problem)))]
 pub async fn list(
     State(state): State<AppState>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<ListQuery>,
 ) -> Result<Json<RunList>> {
-    let Query(query) = query.map_err(wrong_query)?;
     let status = query.status.filter(|status| !status.is_empty());
     let status = status
         .map(|text| {
@@ -172,7 +171,7 @@ pub async fn create(
         Some(Value::String(text)) if !text.is_empty() && text.len() <= 100 => Some(text),
         Some(_) => {
             let message = "must be a text of 1 to 100 characters".to_owned();
-            return Err(Error::invalid(vec![super::super::error::FieldProblem {
+            return Err(Error::invalid(vec![FieldProblem {
                 field: "start_id".to_owned(),
                 message,
             }]));
@@ -195,7 +194,7 @@ pub async fn create(
 /// 404 where there is none of that id.
 #[utoipa::path(get, path = "/api/v1/runs/{id}", params(("id" = String, Path)),
     responses((status = 200, body = Run), (status = 404, body = Problem)))]
-pub async fn show(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Run>> {
+pub async fn show(State(state): State<AppState>, Id(id): Id) -> Result<Json<Run>> {
     Ok(Json(Run::new(find(&state, &id).await?)))
 }
 
@@ -258,10 +257,9 @@ impl From<Series> for Curve {
     responses((status = 200, body = std::collections::HashMap<String, Curve>), (status = 404, body = Problem)))]
 pub async fn metrics(
     State(state): State<AppState>,
-    Path(id): Path<String>,
-    query: Result<Query<MetricsQuery>, axum::extract::rejection::QueryRejection>,
+    Id(id): Id,
+    Params(query): Params<MetricsQuery>,
 ) -> Result<Json<indexmap::IndexMap<String, Curve>>> {
-    let Query(query) = query.map_err(wrong_query)?;
     let run = find(&state, &id).await?;
     let keys = query.keys.unwrap_or_default();
     let keys: Vec<String> = keys
@@ -309,11 +307,10 @@ pub struct Log {
     responses((status = 200, body = Log), (status = 404, body = Problem)))]
 pub async fn log(
     State(state): State<AppState>,
-    Path(id): Path<String>,
-    query: Result<Query<LogQuery>, axum::extract::rejection::QueryRejection>,
+    Id(id): Id,
+    Params(query): Params<LogQuery>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let Query(query) = query.map_err(wrong_query)?;
     let run = find(&state, &id).await?;
     let path = FsPath::new(&run.output_dir).join("worker.log");
     let tail = query.tail.unwrap_or(500).min(10_000);
@@ -359,7 +356,7 @@ pub enum Mode {
     responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn stop(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    Id(id): Id,
     OptionalBody(stop): OptionalBody<Stop>,
 ) -> Result<Response> {
     let mode = match stop.mode {
@@ -376,7 +373,7 @@ pub async fn stop(
 /// 404 where there is no such run, 409 where it is not over or has finished.
 #[utoipa::path(post, path = "/api/v1/runs/{id}/resume", params(("id" = String, Path)),
     responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub async fn resume(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response> {
+pub async fn resume(State(state): State<AppState>, Id(id): Id) -> Result<Response> {
     let row = state.jobs.resume(&id).await?;
     Ok((StatusCode::ACCEPTED, Json(Run::new(row))).into_response())
 }
@@ -385,11 +382,4 @@ async fn find(state: &AppState, id: &str) -> Result<RunRow> {
     runs::get(&state.db, id)
         .await?
         .ok_or_else(|| Error::not_found("run", id))
-}
-
-fn wrong_query(rejection: axum::extract::rejection::QueryRejection) -> Error {
-    Error::bad_request(format!(
-        "The query is not what is expected: {}.",
-        rejection.body_text()
-    ))
 }

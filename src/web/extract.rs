@@ -1,12 +1,19 @@
-//! JSON bodies, and what is said of wrong ones.
+//! What handlers take out of a request, with a problem instead of axum's plain text where it is wrong.
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use super::super::error::Error;
-use super::super::guard::is_json;
+use super::error::Error;
+use super::guard::is_json;
+
+/// The id in a path; one that is no text is the id of nothing (404).
+pub struct Id(pub String);
+
+/// The query of a URL.
+pub struct Params<T>(pub T);
 
 /// A body of application/json.
 pub struct JsonBody<T>(pub T);
@@ -34,6 +41,30 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalB
             return Ok(Self(T::default()));
         }
         parse(&bytes, declared).map(Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|Path(id)| Self(id))
+            .map_err(|_| Error::not_found("run", "?"))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query.map(|Query(query)| Self(query)).map_err(|rejection| {
+            Error::bad_request(format!(
+                "The query is not what is expected: {}.",
+                rejection.body_text()
+            ))
+        })
     }
 }
 
