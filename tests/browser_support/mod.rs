@@ -37,7 +37,11 @@ impl Server {
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let port = find_port(lines.map_while(Result::ok), "http://localhost:", "");
-        Self { child, url: format!("http://127.0.0.1:{port}"), dir }
+        Self {
+            child,
+            url: format!("http://127.0.0.1:{port}"),
+            dir,
+        }
     }
 
     /// Starts one on an empty folder.
@@ -48,7 +52,10 @@ impl Server {
     /// GET of a path: status and body, as JSON where it is.
     pub fn get(&self, path: &str) -> (u16, Value) {
         let (status, _, body) = self.request(&format!("GET {path} HTTP/1.1\r\n"));
-        (status, serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body))))
+        (
+            status,
+            serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body))),
+        )
     }
 
     /// One request by hand: status, head, and the bytes that came over the wire (chunk frames taken off).
@@ -58,11 +65,18 @@ impl Server {
         write!(stream, "{head}Host: {host}\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
-        let cut = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+        let cut = answer
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap();
         let head = String::from_utf8_lossy(&answer[..cut]).to_lowercase();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let body = &answer[cut + 4..];
-        let body = if head.contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_vec() };
+        let body = if head.contains("transfer-encoding: chunked") {
+            unchunk(body)
+        } else {
+            body.to_vec()
+        };
         (status, head, body)
     }
 
@@ -71,10 +85,16 @@ impl Server {
         let start = Instant::now();
         loop {
             let run = self.get(&format!("/api/v1/runs/{id}")).1;
-            if !matches!(run["status"].as_str(), Some("queued" | "running" | "stopping")) {
+            if !matches!(
+                run["status"].as_str(),
+                Some("queued" | "running" | "stopping")
+            ) {
                 return run;
             }
-            assert!(start.elapsed() < longest, "not over after {longest:?}: {run}");
+            assert!(
+                start.elapsed() < longest,
+                "not over after {longest:?}: {run}"
+            );
             pause().await;
         }
     }
@@ -90,7 +110,8 @@ impl Drop for Server {
 fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     while let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") {
-        let size = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).unwrap().trim(), 16).unwrap();
+        let size =
+            usize::from_str_radix(std::str::from_utf8(&bytes[..end]).unwrap().trim(), 16).unwrap();
         if size == 0 {
             break;
         }
@@ -103,7 +124,9 @@ fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
 /// The number between `before` and `after` in the first line that has both.
 fn find_port(lines: impl Iterator<Item = String>, before: &str, after: &str) -> u16 {
     for line in lines {
-        let Some((_, rest)) = line.split_once(before) else { continue };
+        let Some((_, rest)) = line.split_once(before) else {
+            continue;
+        };
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         if rest[digits.len()..].starts_with(after) && !digits.is_empty() {
             return digits.parse().unwrap();
@@ -144,15 +167,30 @@ impl Theme {
 
 impl Browser {
     pub async fn open() -> Self {
-        let mut driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn()
-            .unwrap_or_else(|error| panic!("chromedriver: {error}; apt-get install -y chromium chromium-driver"));
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("chromedriver: {error}; apt-get install -y chromium chromium-driver")
+            });
         let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         let port = find_port(lines.map_while(Result::ok), "on port ", ".");
         let profile = tempfile::tempdir().unwrap();
         let mut arguments: Vec<String> = [
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
-        ].map(str::to_owned).into();
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+        ]
+        .map(str::to_owned)
+        .into();
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
         let wanted = json!({
             "goog:loggingPrefs": { "browser": "ALL" },
@@ -163,7 +201,11 @@ impl Browser {
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .unwrap();
-        let browser = Self { tab, driver, _profile: profile };
+        let browser = Self {
+            tab,
+            driver,
+            _profile: profile,
+        };
         browser.size(1280, 900).await;
         browser
     }
@@ -171,18 +213,30 @@ impl Browser {
     /// A command of Chromium's own protocol.
     pub async fn cdp(&self, command: &str, parameters: Value) -> Value {
         let body = json!({ "cmd": command, "params": parameters });
-        self.tab.issue_cmd(Raw { path: "goog/cdp/execute", body }).await.unwrap()
+        self.tab
+            .issue_cmd(Raw {
+                path: "goog/cdp/execute",
+                body,
+            })
+            .await
+            .unwrap()
     }
 
     pub async fn size(&self, width: u32, height: u32) {
-        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
-        self.cdp("Emulation.setDeviceMetricsOverride", metrics).await;
+        let metrics =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.cdp("Emulation.setDeviceMetricsOverride", metrics)
+            .await;
     }
 
     /// What the system is said to want.
     pub async fn theme(&self, theme: Theme) {
         let features = json!([{ "name": "prefers-color-scheme", "value": theme.word() }]);
-        self.cdp("Emulation.setEmulatedMedia", json!({ "features": features })).await;
+        self.cdp(
+            "Emulation.setEmulatedMedia",
+            json!({ "features": features }),
+        )
+        .await;
     }
 
     pub async fn script(&self, code: &str) -> Value {
@@ -193,16 +247,32 @@ impl Browser {
     pub async fn until(&self, expression: &str, longest: Duration) {
         let start = Instant::now();
         while self.script(&format!("return Boolean({expression})")).await != json!(true) {
-            assert!(start.elapsed() < longest, "not so after {longest:?}: {expression}");
+            assert!(
+                start.elapsed() < longest,
+                "not so after {longest:?}: {expression}"
+            );
             pause().await;
         }
     }
 
     /// Errors of the console since the last call.
     pub async fn errors(&self) -> Vec<String> {
-        let lines = self.tab.issue_cmd(Raw { path: "se/log", body: json!({ "type": "browser" }) }).await.unwrap();
-        let severe = lines.as_array().unwrap().iter().filter(|line| line["level"] == "SEVERE" || line["level"] == "WARNING");
-        severe.map(|line| line["message"].as_str().unwrap_or_default().to_owned()).collect()
+        let lines = self
+            .tab
+            .issue_cmd(Raw {
+                path: "se/log",
+                body: json!({ "type": "browser" }),
+            })
+            .await
+            .unwrap();
+        let severe = lines
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|line| line["level"] == "SEVERE" || line["level"] == "WARNING");
+        severe
+            .map(|line| line["message"].as_str().unwrap_or_default().to_owned())
+            .collect()
     }
 
     /// What axe finds against WCAG 2.2 AA on the page as it is.
@@ -215,7 +285,12 @@ impl Browser {
               .then(({ violations }) => done(violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.html} ${n.failureSummary}`))))
               .catch((error) => done([String(error)]));";
         let found = self.tab.execute_async(code, Vec::new()).await.unwrap();
-        found.as_array().unwrap().iter().map(|text| text.as_str().unwrap_or_default().to_owned()).collect()
+        found
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|text| text.as_str().unwrap_or_default().to_owned())
+            .collect()
     }
 
     /// Writes the whole page as a picture to docs/screenshots, where TALLOW_SCREENSHOTS is set.
@@ -223,10 +298,19 @@ impl Browser {
         if std::env::var_os("TALLOW_SCREENSHOTS").is_none() {
             return;
         }
-        let picture = self.cdp("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true })).await;
+        let picture = self
+            .cdp(
+                "Page.captureScreenshot",
+                json!({ "format": "png", "captureBeyondViewport": true }),
+            )
+            .await;
         let folder = root().join("docs/screenshots");
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join(format!("{name}.png")), decode(picture["data"].as_str().unwrap())).unwrap();
+        std::fs::write(
+            folder.join(format!("{name}.png")),
+            decode(picture["data"].as_str().unwrap()),
+        )
+        .unwrap();
     }
 
     pub async fn close(mut self) {
@@ -252,7 +336,10 @@ fn decode(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bytes = Vec::new();
     let (mut bits, mut have) = (0_u32, 0);
-    for value in text.bytes().filter_map(|byte| ALPHABET.iter().position(|known| *known == byte)) {
+    for value in text
+        .bytes()
+        .filter_map(|byte| ALPHABET.iter().position(|known| *known == byte))
+    {
         bits = (bits << 6) | u32::try_from(value).unwrap();
         have += 6;
         if have >= 8 {
@@ -271,8 +358,16 @@ struct Raw {
 }
 
 impl WebDriverCompatibleCommand for Raw {
-    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
-        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.path))
+    fn endpoint(
+        &self,
+        base: &url::Url,
+        session: Option<&str>,
+    ) -> Result<url::Url, url::ParseError> {
+        base.join(&format!(
+            "session/{}/{}",
+            session.unwrap_or_default(),
+            self.path
+        ))
     }
 
     fn method_and_body(&self, _url: &url::Url) -> (axum::http::Method, Option<String>) {

@@ -75,16 +75,30 @@ fn forward_and_greedy() {
     let truth = read_safetensors(&parity.join("real/logits_last.safetensors"), Dtype::F32).unwrap();
     let embedded = decoder.embed(&ids).unwrap();
     for (name, tensor) in &truth {
-        let engine::model::weights::Data::F32(want) = &tensor.data else { panic!("{name}") };
+        let engine::model::weights::Data::F32(want) = &tensor.data else {
+            panic!("{name}")
+        };
         let got = match name.as_str() {
             "embed_out" => view(&embedded).unwrap().to_vec(),
             "final_hidden" => view(&hidden).unwrap().to_vec(),
             "logits_last" => view(&logits).unwrap()[(ids.len() - 1) * want.len()..].to_vec(),
             _ => continue,
         };
-        let norm = want.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        let error = got.iter().zip(want).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
-        assert!(error <= 1e-4 * norm, "{name}: error {error:.2e} of {norm:.2e}");
+        let norm = want
+            .iter()
+            .map(|x| f64::from(*x).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        let error = got
+            .iter()
+            .zip(want)
+            .map(|(a, b)| f64::from(a - b).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        assert!(
+            error <= 1e-4 * norm,
+            "{name}: error {error:.2e} of {norm:.2e}"
+        );
     }
     let losses: f64 = decoder.losses(&batch).unwrap().iter().map(|l| l.sum).sum();
     let want = prompt["mean_next_token_ce"].as_f64().unwrap();

@@ -32,7 +32,11 @@ pub struct Start {
 ///
 /// # Errors
 /// Where the database fails.
-pub async fn home(State(state): State<AppState>, htmx: Htmx, headers: HeaderMap) -> Result<Response> {
+pub async fn home(
+    State(state): State<AppState>,
+    htmx: Htmx,
+    headers: HeaderMap,
+) -> Result<Response> {
     if !runs::counts(&state.db).await?.is_empty() {
         return Ok(go(htmx, "/runs"));
     }
@@ -41,15 +45,25 @@ pub async fn home(State(state): State<AppState>, htmx: Htmx, headers: HeaderMap)
         data_dir: state.config.data_dir.display().to_string(),
         start_id: ulid::Ulid::new().to_string(),
     };
-    if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
+    if htmx.0 {
+        html(StatusCode::OK, &page.as_main())
+    } else {
+        html(StatusCode::OK, &page)
+    }
 }
 
 /// POST /demo: queues the sample run; the same `start_id` twice makes one run.
 ///
 /// # Errors
 /// Where its files cannot be written, or the database fails.
-pub async fn demo(State(state): State<AppState>, htmx: Htmx, Form(start): Form<Start>) -> Result<Response> {
-    let start_id = start.start_id.filter(|id| !id.is_empty() && id.len() <= 100);
+pub async fn demo(
+    State(state): State<AppState>,
+    htmx: Htmx,
+    Form(start): Form<Start>,
+) -> Result<Response> {
+    let start_id = start
+        .start_id
+        .filter(|id| !id.is_empty() && id.len() <= 100);
     let row = state.jobs.demo(start_id).await?;
     Ok(go(htmx, &format!("/runs/{}", row.id)))
 }

@@ -80,24 +80,51 @@ struct Preview {
 ///
 /// # Errors
 /// 404 where the run to copy is not there, or where the database fails.
-pub async fn form(State(state): State<AppState>, htmx: Htmx, headers: HeaderMap, Query(wanted): Query<Wanted>) -> Result<Response> {
+pub async fn form(
+    State(state): State<AppState>,
+    htmx: Htmx,
+    headers: HeaderMap,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response> {
     let (typed, from) = match wanted.from.filter(|id| !id.is_empty()) {
         None => (Typed::fresh(), None),
         Some(id) => {
-            let row = runs::get(&state.db, &id).await?.ok_or_else(|| Error::not_found("run", &id))?;
-            (Typed::clone_of(&row.config_map()), Some(From { id: row.id, name: row.name }))
+            let row = runs::get(&state.db, &id)
+                .await?
+                .ok_or_else(|| Error::not_found("run", &id))?;
+            (
+                Typed::clone_of(&row.config_map()),
+                Some(From {
+                    id: row.id,
+                    name: row.name,
+                }),
+            )
         }
     };
-    let drawing = Drawing { typed, from, focus: &wanted.focus, start_id: ulid::Ulid::new().to_string(), errors: None };
+    let drawing = Drawing {
+        typed,
+        from,
+        focus: &wanted.focus,
+        start_id: ulid::Ulid::new().to_string(),
+        errors: None,
+    };
     let page = drawing.page(&state, &headers).await?;
-    if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
+    if htmx.0 {
+        html(StatusCode::OK, &page.as_main())
+    } else {
+        html(StatusCode::OK, &page)
+    }
 }
 
 /// POST /runs/new/check: the preview of what is typed, with everything that is wrong.
 ///
 /// # Errors
 /// Where the database fails.
-pub async fn check(State(state): State<AppState>, headers: HeaderMap, Form(pairs): Form<Vec<(String, String)>>) -> Result<Response> {
+pub async fn check(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Form(pairs): Form<Vec<(String, String)>>,
+) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
     typed.take("start_id");
     let shell = Shell::bare(&headers);
@@ -116,13 +143,27 @@ pub async fn create(
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
-    let start_id = typed.take("start_id").filter(|id| !id.is_empty() && id.len() <= 100);
+    let start_id = typed
+        .take("start_id")
+        .filter(|id| !id.is_empty() && id.len() <= 100);
     match state.jobs.create(&typed.pairs(), start_id.clone()).await {
         Ok((row, _)) => Ok(go(htmx, &format!("/runs/{}", row.id))),
         Err(CreateError::Invalid(errors)) => {
-            let errors = errors.into_iter().map(|error| FieldProblem { field: error.field, message: error.message }).collect();
+            let errors = errors
+                .into_iter()
+                .map(|error| FieldProblem {
+                    field: error.field,
+                    message: error.message,
+                })
+                .collect();
             let start_id = start_id.unwrap_or_else(|| ulid::Ulid::new().to_string());
-            let drawing = Drawing { typed, from: None, focus: "", start_id, errors: Some(errors) };
+            let drawing = Drawing {
+                typed,
+                from: None,
+                focus: "",
+                start_id,
+                errors: Some(errors),
+            };
             let page = drawing.page(&state, &headers).await?;
             if htmx.0 {
                 html(StatusCode::UNPROCESSABLE_ENTITY, &page.as_main())
@@ -150,17 +191,30 @@ impl Drawing<'_> {
         let lang = shell.lang;
         let errors = self.errors.unwrap_or_default();
         let known = Known::of(state).await?;
-        let dressing = Dressing { errors: &errors, focus: self.focus, datasets: &known.datasets, models: &known.models };
+        let dressing = Dressing {
+            errors: &errors,
+            focus: self.focus,
+            datasets: &known.datasets,
+            models: &known.models,
+        };
         let groups = self.typed.groups(lang, dressing);
         Ok(Page {
             from: self.from,
             start_id: self.start_id,
-            unseen: self.typed.unseen().into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            unseen: self
+                .typed
+                .unseen()
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
             sections: self.typed.sections(lang, dressing),
             changed: groups.iter().map(|group| group.changed).sum(),
             groups,
             check: Check::new(state, &self.typed, lang).await?,
-            errors: errors.into_iter().map(|error| Wrong::new(error.field, error.message, lang)).collect(),
+            errors: errors
+                .into_iter()
+                .map(|error| Wrong::new(error.field, error.message, lang))
+                .collect(),
             shell,
         })
     }
@@ -168,7 +222,11 @@ impl Drawing<'_> {
 
 impl Wrong {
     fn new(field: String, message: String, lang: Lang) -> Self {
-        Self { label: forms::label(&field, lang), field, message }
+        Self {
+            label: forms::label(&field, lang),
+            field,
+            message,
+        }
     }
 }
 
@@ -183,34 +241,72 @@ impl Check {
         // what is wrong is left out of the preview; the rest stays in step
         let config: Map<String, Value> = match &prepared {
             Some(prepared) => prepared.map.clone(),
-            None => pairs.into_iter().filter(|(name, _)| !errors.iter().any(|error| error.field == *name)).collect(),
+            None => pairs
+                .into_iter()
+                .filter(|(name, _)| !errors.iter().any(|error| error.field == *name))
+                .collect(),
         };
         let written = written(&config);
         let ahead: i64 = {
             let counts = runs::counts(&state.db).await?;
-            counts.iter().filter(|(status, _)| !status.is_over()).map(|(_, n)| n).sum()
+            counts
+                .iter()
+                .filter(|(status, _)| !status.is_over())
+                .map(|(_, n)| n)
+                .sum()
         };
-        let notices = prepared.iter().flat_map(|prepared| &prepared.notices).map(|notice| notice.text.clone()).collect();
+        let notices = prepared
+            .iter()
+            .flat_map(|prepared| &prepared.notices)
+            .map(|notice| notice.text.clone())
+            .collect();
         let facts = facts(&config, prepared.as_ref(), lang);
-        let errors: Vec<Wrong> = errors.into_iter().map(|error| Wrong::new(error.field, error.message, lang)).collect();
+        let errors: Vec<Wrong> = errors
+            .into_iter()
+            .map(|error| Wrong::new(error.field, error.message, lang))
+            .collect();
         let button = match errors.first() {
-            Some(_) if typed.get("model_name_or_path").unwrap_or_default().is_empty() => lang.text("new.choose_model").to_owned(),
-            Some(_) if typed.get("dataset").unwrap_or_default().is_empty() => lang.text("new.choose_data").to_owned(),
+            Some(_)
+                if typed
+                    .get("model_name_or_path")
+                    .unwrap_or_default()
+                    .is_empty() =>
+            {
+                lang.text("new.choose_model").to_owned()
+            }
+            Some(_) if typed.get("dataset").unwrap_or_default().is_empty() => {
+                lang.text("new.choose_data").to_owned()
+            }
             Some(first) => lang.fill("new.fix", &[&first.label]),
             None if ahead > 0 => lang.fill("new.ahead", &[&ahead]),
             None => lang.text("new.start").to_owned(),
         };
-        Ok(Self { button, blocked: !errors.is_empty(), place: None, errors, notices, facts, yaml: written.0, cli: written.1 })
+        Ok(Self {
+            button,
+            blocked: !errors.is_empty(),
+            place: None,
+            errors,
+            notices,
+            facts,
+            yaml: written.0,
+            cli: written.1,
+        })
     }
 }
 
 /// YAML and command line of a configuration; empty where it cannot be read.
 fn written(config: &Map<String, Value>) -> (String, String) {
-    Config::from_map(config).map(|(config, _)| (config.to_yaml(), config.to_command())).unwrap_or_default()
+    Config::from_map(config)
+        .map(|(config, _)| (config.to_yaml(), config.to_command()))
+        .unwrap_or_default()
 }
 
 /// Numbers that follow from the configuration alone.
-fn facts(config: &Map<String, Value>, prepared: Option<&Prepared>, lang: Lang) -> Vec<(String, String)> {
+fn facts(
+    config: &Map<String, Value>,
+    prepared: Option<&Prepared>,
+    lang: Lang,
+) -> Vec<(String, String)> {
     let number = |name: &str| argument(config, name).parse::<f64>().unwrap_or(0.0);
     let batch = number("per_device_train_batch_size") * number("gradient_accumulation_steps");
     let length = if number("max_steps") > 0.0 {
@@ -220,10 +316,16 @@ fn facts(config: &Map<String, Value>, prepared: Option<&Prepared>, lang: Lang) -
     };
     let mut facts = vec![
         (lang.text("new.length").to_owned(), length),
-        (lang.text("new.batch").to_owned(), lang.fill("new.batch.value", &[&batch])),
+        (
+            lang.text("new.batch").to_owned(),
+            lang.fill("new.batch.value", &[&batch]),
+        ),
     ];
     if let Some(prepared) = prepared {
-        let folder = prepared.output_dir.clone().unwrap_or_else(|| lang.text("new.output.own").to_owned());
+        let folder = prepared
+            .output_dir
+            .clone()
+            .unwrap_or_else(|| lang.text("new.output.own").to_owned());
         facts.push((lang.text("new.output").to_owned(), folder));
     }
     facts
@@ -237,12 +339,29 @@ struct Known {
 
 impl Known {
     async fn of(state: &AppState) -> Result<Self> {
-        let rows = runs::list(&state.db, &Filter { limit: 50, ..Filter::default() }).await?;
-        let configs: Vec<_> = rows.iter().map(crate::db::runs::RunRow::config_map).collect();
+        let rows = runs::list(
+            &state.db,
+            &Filter {
+                limit: 50,
+                ..Filter::default()
+            },
+        )
+        .await?;
+        let configs: Vec<_> = rows
+            .iter()
+            .map(crate::db::runs::RunRow::config_map)
+            .collect();
         let distinct = |name: &str| {
-            let values: BTreeSet<String> = configs.iter().map(|config| argument(config, name)).filter(|value| !value.is_empty()).collect();
+            let values: BTreeSet<String> = configs
+                .iter()
+                .map(|config| argument(config, name))
+                .filter(|value| !value.is_empty())
+                .collect();
             values.into_iter().collect()
         };
-        Ok(Self { models: distinct("model_name_or_path"), datasets: distinct("dataset") })
+        Ok(Self {
+            models: distinct("model_name_or_path"),
+            datasets: distinct("dataset"),
+        })
     }
 }

@@ -13,11 +13,22 @@ pub enum Lang {
 
 type Words = BTreeMap<String, String>;
 
-static EN: LazyLock<Words> = LazyLock::new(|| parse(include_str!("../../../static/locales/en.json")));
+static EN: LazyLock<Words> =
+    LazyLock::new(|| parse(include_str!("../../../static/locales/en.json")));
 
 /// Words that the scripts need too.
 const SCRIPT: &[&str] = &[
-    "chart.", "copied", "link.", "new.starting", "phase.", "plot.", "samples.", "say.", "status.", "time.", "unit.",
+    "chart.",
+    "copied",
+    "link.",
+    "new.starting",
+    "phase.",
+    "plot.",
+    "samples.",
+    "say.",
+    "status.",
+    "time.",
+    "unit.",
 ];
 
 impl Lang {
@@ -53,7 +64,9 @@ impl Lang {
     pub fn script_words(self) -> String {
         let wanted = |key: &str| SCRIPT.iter().any(|prefix| key.starts_with(prefix));
         let words: BTreeMap<_, _> = self.words().iter().filter(|(key, _)| wanted(key)).collect();
-        serde_json::to_string(&words).unwrap_or_default().replace('<', "\\u003c")
+        serde_json::to_string(&words)
+            .unwrap_or_default()
+            .replace('<', "\\u003c")
     }
 
     fn words(self) -> &'static Words {
@@ -77,9 +90,21 @@ mod tests {
 
     /// Every quoted word in a file that could be a key.
     fn quoted(text: &str, found: &mut BTreeSet<String>) {
-        let key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.' || c == '{' || c == '}' || c == '$';
+        let key = |c: char| {
+            c.is_ascii_lowercase()
+                || c.is_ascii_digit()
+                || c == '_'
+                || c == '.'
+                || c == '{'
+                || c == '}'
+                || c == '$'
+        };
         for mark in ['"', '\'', '`'] {
-            found.extend(text.split(mark).filter(|word| !word.is_empty() && word.chars().all(key)).map(str::to_owned));
+            found.extend(
+                text.split(mark)
+                    .filter(|word| !word.is_empty() && word.chars().all(key))
+                    .map(str::to_owned),
+            );
         }
     }
 
@@ -88,8 +113,14 @@ mod tests {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 files(&path, suffixes, visit);
-            } else if path.extension().is_some_and(|suffix| suffixes.iter().any(|wanted| suffix == *wanted)) {
-                visit(path.to_str().unwrap(), &std::fs::read_to_string(&path).unwrap());
+            } else if path
+                .extension()
+                .is_some_and(|suffix| suffixes.iter().any(|wanted| suffix == *wanted))
+            {
+                visit(
+                    path.to_str().unwrap(),
+                    &std::fs::read_to_string(&path).unwrap(),
+                );
             }
         }
     }
@@ -104,7 +135,14 @@ mod tests {
                     return;
                 }
                 quoted(text, &mut words);
-                for call in ["shell.t(\"", "shell.f(\"", "shell.f2(\"", ".text(\"", ".fill(\"", "word('"] {
+                for call in [
+                    "shell.t(\"",
+                    "shell.f(\"",
+                    "shell.f2(\"",
+                    ".text(\"",
+                    ".fill(\"",
+                    "word('",
+                ] {
                     for rest in text.split(call).skip(1) {
                         let key = rest.split(['"', '\'']).next().unwrap();
                         called.insert((path.to_owned(), key.to_owned()));
@@ -113,10 +151,17 @@ mod tests {
             });
         }
         for (path, key) in called.iter().filter(|(path, _)| !path.ends_with("text.rs")) {
-            assert!(EN.contains_key(key), "{path}: no text for `{key}` in static/locales/en.json");
+            assert!(
+                EN.contains_key(key),
+                "{path}: no text for `{key}` in static/locales/en.json"
+            );
         }
         // keys made from a value: `status.{}` and the like
-        let made: Vec<&str> = words.iter().filter_map(|word| word.split_once(['{', '$']).map(|(head, _)| head)).filter(|head| head.len() > 2).collect();
+        let made: Vec<&str> = words
+            .iter()
+            .filter_map(|word| word.split_once(['{', '$']).map(|(head, _)| head))
+            .filter(|head| head.len() > 2)
+            .collect();
         for key in EN.keys() {
             let used = words.contains(key) || made.iter().any(|head| key.starts_with(head));
             assert!(used, "static/locales/en.json: nobody uses `{key}`");
@@ -129,7 +174,12 @@ mod tests {
             assert!(!lang.words().is_empty());
             for (key, text) in lang.words() {
                 for place in ["{0}", "{1}"] {
-                    assert_eq!(text.contains(place), EN[key].contains(place), "{}: {key}", lang.code());
+                    assert_eq!(
+                        text.contains(place),
+                        EN[key].contains(place),
+                        "{}: {key}",
+                        lang.code()
+                    );
                 }
             }
             assert!(lang.words().keys().eq(EN.keys()), "{}", lang.code());
