@@ -21,12 +21,7 @@ use crate::{telemetry, worker};
 
 /// LLM fine-tuning as one program: dashboard, queue and training engine.
 #[derive(Parser)]
-#[command(
-    name = "tallow",
-    version,
-    about,
-    args_conflicts_with_subcommands = true
-)]
+#[command(name = "tallow", version, about, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -77,11 +72,7 @@ struct ServeArgs {
 #[derive(Args)]
 struct RunArgs {
     /// CONFIG.{yaml,yml,json} [key=value ...] [--threads N], or --key value ...
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "ARGUMENTS"
-    )]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     words: Vec<String>,
 }
 
@@ -98,22 +89,12 @@ struct WorkerArgs {
 #[must_use]
 pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
-        Ok(Cli {
-            command: Some(command),
-            ..
-        }) => command,
-        Ok(Cli {
-            command: None,
-            serve,
-        }) => Command::Serve(serve),
+        Ok(Cli { command: Some(command), .. }) => command,
+        Ok(Cli { command: None, serve }) => Command::Serve(serve),
         Err(error) => {
             let wrong = error.use_stderr();
             let _ = error.print();
-            return if wrong {
-                exit(RunExit::BadInput)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if wrong { exit(RunExit::BadInput) } else { ExitCode::SUCCESS };
         }
     };
     match command {
@@ -188,10 +169,7 @@ fn greet(server: &Server) {
 
 fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
     raise_file_limit();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
@@ -205,10 +183,7 @@ fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
 fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let wanted = Rlimit {
-        current: limit.maximum.or(Some(65_536)),
-        ..limit
-    };
+    let wanted = Rlimit { current: limit.maximum.or(Some(65_536)), ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, wanted) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
@@ -220,12 +195,7 @@ fn train(args: &RunArgs) -> ExitCode {
         Err(error) => return wrong(&error),
     };
     let dir = RunDir::new(config.output_dir.clone().unwrap_or_default());
-    let order = Order {
-        dir,
-        config,
-        notices,
-        role: Role::Terminal { source },
-    };
+    let order = Order { dir, config, notices, role: Role::Terminal { source } };
     exit(worker::work(order, engine::train))
 }
 
@@ -245,19 +215,8 @@ fn work(args: &WorkerArgs) -> ExitCode {
             return exit(RunExit::BadInput);
         }
     };
-    let role = Role::Server {
-        after_wish: args.after_wish,
-        resume: args.resume,
-    };
-    exit(worker::work(
-        Order {
-            dir,
-            config,
-            notices,
-            role,
-        },
-        engine::train,
-    ))
+    let role = Role::Server { after_wish: args.after_wish, resume: args.resume };
+    exit(worker::work(Order { dir, config, notices, role }, engine::train))
 }
 
 fn data(args: &RunArgs) -> ExitCode {

@@ -69,9 +69,7 @@ impl StopMode {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Save, Self::Now]
-            .into_iter()
-            .find(|mode| mode.as_str() == text)
+        [Self::Save, Self::Now].into_iter().find(|mode| mode.as_str() == text)
     }
 }
 
@@ -135,16 +133,7 @@ impl Jobs {
         stop: CancellationToken,
     ) -> Self {
         let (bells, nudge, gate) = (Bells::default(), Notify::new(), tokio::sync::Mutex::new(()));
-        Self(Arc::new(Inner {
-            db,
-            config,
-            roots,
-            clock,
-            bells,
-            nudge,
-            stop,
-            gate,
-        }))
+        Self(Arc::new(Inner { db, config, roots, clock, bells, nudge, stop, gate }))
     }
 
     /// Adopts the workers of the server before this one, then takes runs from the queue until the stop token.
@@ -192,10 +181,7 @@ impl Jobs {
     /// # Errors
     /// Where there is no such run or it is over.
     pub async fn stop(&self, id: &str, mode: StopMode) -> Result<RunRow, ActionError> {
-        let (row, effect) = self
-            .0
-            .step(id, Input::Stop(mode), Change::default())
-            .await?;
+        let (row, effect) = self.0.step(id, Input::Stop(mode), Change::default()).await?;
         if let Effect::Tell(mode) = effect {
             wish(&RunDir::new(&row.output_dir), mode).await?;
         }
@@ -217,11 +203,7 @@ impl Jobs {
                 other.id
             )));
         }
-        let change = Change {
-            reason: Some(None),
-            ended_ms: Some(None),
-            ..Change::default()
-        };
+        let change = Change { reason: Some(None), ended_ms: Some(None), ..Change::default() };
         let (row, _) = self.0.step(id, Input::Resume, change).await?;
         self.0.nudge.notify_one();
         Ok(row)
@@ -243,9 +225,8 @@ impl Inner {
         change: Change,
     ) -> Result<(RunRow, Effect), ActionError> {
         let _one_at_a_time = self.gate.lock().await;
-        let row = runs::get(&self.db, id)
-            .await?
-            .ok_or_else(|| ActionError::NoRun(id.to_owned()))?;
+        let row =
+            runs::get(&self.db, id).await?.ok_or_else(|| ActionError::NoRun(id.to_owned()))?;
         let before = state_of(&row);
         let (after, effect) = state::next(before, input)
             .map_err(|refused| ActionError::Refused(refused.0.to_owned()))?;
@@ -257,11 +238,7 @@ impl Inner {
             best_step: Some(after.best_step),
             stop_mode: Some(after.stop.map(StopMode::as_str)),
             requeue: effect == Effect::Queue,
-            ended_ms: if over {
-                Some(Some(now))
-            } else {
-                change.ended_ms
-            },
+            ended_ms: if over { Some(Some(now)) } else { change.ended_ms },
             worker_pid: if over { Some(None) } else { change.worker_pid },
             ..change
         };

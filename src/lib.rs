@@ -2,7 +2,7 @@
 //!
 //! - [`cli`]: the command line; with [`worker`] the only importer of the engine.
 //! - [`worker`]: one run in this process: lock, journal, control file, engine.
-//! - [`plot`]: `training_loss.png`.
+//! - [`plot`] draws `training_loss.png`.
 //! - [`config`]: what `tallow serve` is told, validated once.
 //! - [`lifecycle`]: start, signals, shutdown of the server.
 //! - [`clock`]: the only caller of the wall clock.

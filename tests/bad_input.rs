@@ -54,15 +54,11 @@ impl Bench {
     /// Alpaca rows for a model with a tokenizer of five words.
     fn with_text(&mut self, file: &str, rows: &str) -> &mut Self {
         self.write("tiny-model/tokenizer.json", TOKENIZER);
-        self.write(
-            "tiny-model/tokenizer_config.json",
-            r#"{"eos_token":"</s>"}"#,
-        );
+        self.write("tiny-model/tokenizer_config.json", r#"{"eos_token":"</s>"}"#);
         self.write(&format!("tiny-data/{file}"), rows);
         let info = json!({"text": {"file_name": file}});
         self.write("tiny-data/dataset_info.json", info.to_string());
-        self.set("dataset", json!("text"))
-            .set("template", json!("default"))
+        self.set("dataset", json!("text")).set("template", json!("default"))
     }
 
     /// A run that must fail with every one of `words` on one line of stderr.
@@ -77,15 +73,10 @@ impl Bench {
         let log = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(!out.status.success(), "it succeeded: {log}");
         assert!(!log.contains("panicked"), "{log}");
-        let line = log
-            .lines()
-            .find(|line| words.iter().all(|word| line.contains(word)));
+        let line = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
         assert!(line.is_some(), "no line with {words:?} in:\n{log}");
         let made = |name: &str| self.path("out").join(name).exists();
-        assert!(
-            !made("model.safetensors") && !made("config.json"),
-            "a half-written model"
-        );
+        assert!(!made("model.safetensors") && !made("config.json"), "a half-written model");
         out
     }
 }
@@ -93,16 +84,10 @@ impl Bench {
 /// Writes a real model into the bench by training for no step worth of time.
 fn trained(bench: &mut Bench) -> PathBuf {
     let out = bench.command().output().unwrap();
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let model = bench.path("model");
     fs::rename(bench.path("out"), &model).unwrap();
-    bench
-        .set("model_name_or_path", json!(model))
-        .set("train_from_scratch", json!(false));
+    bench.set("model_name_or_path", json!(model)).set("train_from_scratch", json!(false));
     model
 }
 
@@ -140,10 +125,7 @@ fn missing_and_broken_files() {
 #[test]
 fn unknown_names() {
     let mut bench = Bench::new();
-    bench.with_text(
-        "rows.json",
-        r#"[{"instruction": "a", "input": "", "output": "b"}]"#,
-    );
+    bench.with_text("rows.json", r#"[{"instruction": "a", "input": "", "output": "b"}]"#);
     bench.set("template", json!("chatmll"));
     bench.fails(&["chatmll", "chatml"]);
 
@@ -156,9 +138,7 @@ fn unknown_names() {
     bench.fails(&["learning_rate", "fast"]);
 
     let mut bench = Bench::new();
-    bench
-        .set("finetuning_type", json!("lora"))
-        .set("lora_target", json!("q_prj"));
+    bench.set("finetuning_type", json!("lora")).set("lora_target", json!("q_prj"));
     bench.fails(&["q_prj", "q_proj"]);
 
     let bench = Bench::new();
@@ -177,10 +157,7 @@ fn rows_that_do_not_fit() {
     bench.fails(&["rows.json", "row 1", "output"]);
 
     let bench = Bench::new();
-    bench.write(
-        "tiny-data/rows.jsonl",
-        "{\"input_ids\": [5000], \"labels\": [5]}\n",
-    );
+    bench.write("tiny-data/rows.jsonl", "{\"input_ids\": [5000], \"labels\": [5]}\n");
     bench.fails(&["rows.jsonl", "5000"]);
 }
 
@@ -204,10 +181,7 @@ fn models_that_do_not_fit() {
     bench.fails(&["model.safetensors", "pickle"]);
 
     let mut bench = Bench::new();
-    bench.with_text(
-        "rows.json",
-        r#"[{"instruction": "a", "input": "", "output": "b"}]"#,
-    );
+    bench.with_text("rows.json", r#"[{"instruction": "a", "input": "", "output": "b"}]"#);
     let words: serde_json::Map<String, Value> =
         (0..400).map(|i| (format!("w{i}"), json!(i))).collect();
     let mut tokenizer: Value = serde_json::from_str(TOKENIZER).unwrap();
@@ -238,28 +212,15 @@ fn a_full_disk() {
         .map(|word| format!("'{}'", word.to_string_lossy()))
         .collect();
     let mount = format!("mount -t tmpfs -o size=1m tmpfs '{}'", disk.display());
-    let probe = Command::new("unshare")
-        .args(["-m", "sh", "-c", &mount])
-        .output();
+    let probe = Command::new("unshare").args(["-m", "sh", "-c", &mount]).output();
     if !probe.is_ok_and(|out| out.status.success()) {
         eprintln!("left out: this user may not mount a small file system");
         return;
     }
-    let script = format!(
-        "{mount} && {}; code=$?; ls '{}/out'; exit $code",
-        words.join(" "),
-        disk.display()
-    );
-    let out = Command::new("unshare")
-        .args(["-m", "sh", "-c", &script])
-        .output()
-        .unwrap();
-    assert_eq!(
-        out.status.code(),
-        Some(21),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let script =
+        format!("{mount} && {}; code=$?; ls '{}/out'; exit $code", words.join(" "), disk.display());
+    let out = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
+    assert_eq!(out.status.code(), Some(21), "{}", String::from_utf8_lossy(&out.stderr));
     let listed = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(
         !listed.contains("model.safetensors") && !listed.contains("checkpoint-2\n"),

@@ -25,17 +25,8 @@ async fn the_sample_run() {
     let server = Server::start().await;
     let browser = Browser::open().await;
     browser.tab.goto(&server.url).await.unwrap();
-    browser
-        .tab
-        .find(Locator::Id("run-sample"))
-        .await
-        .unwrap()
-        .click()
-        .await
-        .unwrap();
-    browser
-        .until("location.pathname.startsWith('/runs/0')", SOON)
-        .await;
+    browser.tab.find(Locator::Id("run-sample")).await.unwrap().click().await.unwrap();
+    browser.until("location.pathname.startsWith('/runs/0')", SOON).await;
     let page = browser.tab.current_url().await.unwrap();
     let id = page.path().rsplit('/').next().unwrap().to_owned();
 
@@ -61,21 +52,14 @@ async fn the_sample_run() {
     browser.theme(Theme::Dark).await;
     browser.picture("live-dark").await;
     browser.theme(Theme::Light).await;
-    browser
-        .until(
-            "document.querySelector('#pill.s-finished')",
-            Duration::from_secs(180),
-        )
-        .await;
+    browser.until("document.querySelector('#pill.s-finished')", Duration::from_secs(180)).await;
     let followed = shown_steps(&browser).await;
 
     // and a third one of the finished run
     let run = server.wait_over(&id, SOON).await;
     assert_eq!(run["status"], "finished", "{run}");
     browser.tab.refresh().await.unwrap();
-    browser
-        .until("document.getElementById('plot-loss').dataset.count", SOON)
-        .await;
+    browser.until("document.getElementById('plot-loss').dataset.count", SOON).await;
     let total = run["total_steps"].as_u64().unwrap();
     let (_, metrics) = server.get(&format!("/api/v1/runs/{id}/metrics?keys=loss&points=5000"));
     let steps: Vec<u64> = metrics["loss"]["step"]
@@ -94,10 +78,7 @@ async fn the_sample_run() {
         .await;
     let answers = answers.as_array().unwrap();
     assert_eq!(answers.len(), 2);
-    assert!(
-        answers[1].as_str().unwrap().contains("Tallow"),
-        "{answers:?}"
-    );
+    assert!(answers[1].as_str().unwrap().contains("Tallow"), "{answers:?}");
     assert_ne!(answers[0], answers[1]);
     browser.picture("finished-light").await;
     assert_eq!(browser.errors().await, Vec::<String>::new());
@@ -131,17 +112,9 @@ async fn every_page_is_fit_for_everybody() {
         browser.theme(theme).await;
         for (server, path, name) in pages {
             browser.size(1280, 900).await;
-            browser
-                .tab
-                .goto(&format!("{}{path}", server.url))
-                .await
-                .unwrap();
+            browser.tab.goto(&format!("{}{path}", server.url)).await.unwrap();
             settle(&browser, path).await;
-            assert_eq!(
-                browser.axe().await,
-                Vec::<String>::new(),
-                "{path} {theme:?}"
-            );
+            assert_eq!(browser.axe().await, Vec::<String>::new(), "{path} {theme:?}");
             let errors: Vec<_> = browser
                 .errors()
                 .await
@@ -151,18 +124,9 @@ async fn every_page_is_fit_for_everybody() {
             assert_eq!(errors, Vec::<String>::new(), "{path} {theme:?}");
             browser.picture(&format!("{name}-{}", theme.word())).await;
             browser.size(375, 812).await;
-            let wide = browser
-                .script("return document.documentElement.scrollWidth")
-                .await;
-            assert!(
-                wide.as_u64().unwrap() <= 375,
-                "{path} is {wide} px wide on a phone"
-            );
-            assert_eq!(
-                browser.axe().await,
-                Vec::<String>::new(),
-                "{path} {theme:?} on a phone"
-            );
+            let wide = browser.script("return document.documentElement.scrollWidth").await;
+            assert!(wide.as_u64().unwrap() <= 375, "{path} is {wide} px wide on a phone");
+            assert_eq!(browser.axe().await, Vec::<String>::new(), "{path} {theme:?} on a phone");
             if theme == Theme::Light {
                 browser.picture(&format!("{name}-phone")).await;
             }
@@ -175,21 +139,13 @@ async fn every_page_is_fit_for_everybody() {
 }
 
 async fn settle(browser: &Browser, path: &str) {
-    browser
-        .until("document.readyState === 'complete'", SOON)
-        .await;
-    browser
-        .script("return document.fonts.ready.then(() => true)")
-        .await;
+    browser.until("document.readyState === 'complete'", SOON).await;
+    browser.script("return document.fonts.ready.then(() => true)").await;
     if path.starts_with("/runs/0") && !path.contains('?') {
-        browser
-            .until("document.querySelector('#plot-loss .u-over')", SOON)
-            .await;
+        browser.until("document.querySelector('#plot-loss .u-over')", SOON).await;
     }
     if path == "/runs/new" {
-        browser
-            .until("document.querySelector('#yaml').textContent", SOON)
-            .await;
+        browser.until("document.querySelector('#yaml').textContent", SOON).await;
     }
 }
 
@@ -198,19 +154,8 @@ async fn settle(browser: &Browser, path: &str) {
 async fn a_wrong_form_comes_back() {
     let server = Server::start().await;
     let browser = Browser::open().await;
-    browser
-        .tab
-        .goto(&format!("{}/runs/new", server.url))
-        .await
-        .unwrap();
-    browser
-        .tab
-        .find(Locator::Id("f-learning_rate"))
-        .await
-        .unwrap()
-        .clear()
-        .await
-        .unwrap();
+    browser.tab.goto(&format!("{}/runs/new", server.url)).await.unwrap();
+    browser.tab.find(Locator::Id("f-learning_rate")).await.unwrap().clear().await.unwrap();
     browser
         .tab
         .find(Locator::Id("f-learning_rate"))
@@ -220,43 +165,23 @@ async fn a_wrong_form_comes_back() {
         .await
         .unwrap();
     browser
-        .until(
-            "document.getElementById('e-learning_rate').textContent.includes('fast')",
-            SOON,
-        )
+        .until("document.getElementById('e-learning_rate').textContent.includes('fast')", SOON)
         .await;
     assert_eq!(
-        browser
-            .script("return document.getElementById('e-model_name_or_path').textContent")
-            .await,
+        browser.script("return document.getElementById('e-model_name_or_path').textContent").await,
         ""
     );
-    browser
-        .tab
-        .find(Locator::Id("start"))
-        .await
-        .unwrap()
-        .click()
-        .await
-        .unwrap();
-    browser
-        .until("document.getElementById('summary')", SOON)
-        .await;
-    browser
-        .until("document.activeElement.id === 'summary'", SOON)
-        .await;
+    browser.tab.find(Locator::Id("start")).await.unwrap().click().await.unwrap();
+    browser.until("document.getElementById('summary')", SOON).await;
+    browser.until("document.activeElement.id === 'summary'", SOON).await;
     let shown = browser.script(
         "const f = document.getElementById('f-learning_rate');
          return [f.value, f.getAttribute('aria-invalid'), document.getElementById('e-learning_rate').textContent !== '']",
     ).await;
     assert_eq!(shown, json!(["fast", "true", true]));
     assert_eq!(server.get("/api/v1/runs").1["runs"], json!([]));
-    let errors: Vec<_> = browser
-        .errors()
-        .await
-        .into_iter()
-        .filter(|line| !line.contains("422"))
-        .collect();
+    let errors: Vec<_> =
+        browser.errors().await.into_iter().filter(|line| !line.contains("422")).collect();
     assert_eq!(errors, Vec::<String>::new());
     browser.close().await;
 }
@@ -268,20 +193,11 @@ async fn a_double_click_makes_one_run() {
     let browser = Browser::open().await;
     browser.tab.goto(&server.url).await.unwrap();
     browser.script("const form = document.getElementById('run-sample').form; form.submit(); form.submit();").await;
-    browser
-        .until("location.pathname.startsWith('/runs/0')", SOON)
-        .await;
+    browser.until("location.pathname.startsWith('/runs/0')", SOON).await;
     let (_, list) = server.get("/api/v1/runs");
     assert_eq!(list["runs"].as_array().unwrap().len(), 1);
     let id = list["runs"][0]["id"].as_str().unwrap();
-    browser
-        .tab
-        .find(Locator::Css("#actions .danger"))
-        .await
-        .unwrap()
-        .click()
-        .await
-        .unwrap();
+    browser.tab.find(Locator::Css("#actions .danger")).await.unwrap().click().await.unwrap();
     server.wait_over(id, SOON).await;
     browser.close().await;
 }
@@ -291,37 +207,20 @@ async fn a_double_click_makes_one_run() {
 async fn the_list_pages_and_filters() {
     let server = Server::seeded(seed::many).await;
     let browser = Browser::open().await;
-    browser
-        .tab
-        .goto(&format!("{}/runs", server.url))
-        .await
-        .unwrap();
+    browser.tab.goto(&format!("{}/runs", server.url)).await.unwrap();
     let names = "return [...document.querySelectorAll('.runs .name')].map((n) => n.textContent)";
     let mut seen = BTreeSet::new();
     for name in browser.script(names).await.as_array().unwrap() {
         assert!(seen.insert(name.to_string()));
     }
     assert_eq!(seen.len(), 50);
-    browser
-        .tab
-        .find(Locator::Css(".more"))
-        .await
-        .unwrap()
-        .click()
-        .await
-        .unwrap();
-    browser
-        .until("location.search.includes('before')", SOON)
-        .await;
+    browser.tab.find(Locator::Css(".more")).await.unwrap().click().await.unwrap();
+    browser.until("location.search.includes('before')", SOON).await;
     for name in browser.script(names).await.as_array().unwrap() {
         assert!(seen.insert(name.to_string()));
     }
     assert_eq!(seen.len(), 60);
-    browser
-        .tab
-        .goto(&format!("{}/runs?q=sweep+59", server.url))
-        .await
-        .unwrap();
+    browser.tab.goto(&format!("{}/runs?q=sweep+59", server.url)).await.unwrap();
     assert_eq!(browser.script(names).await, json!(["sweep 59"]));
     browser.close().await;
 }
@@ -331,25 +230,11 @@ async fn the_list_pages_and_filters() {
 async fn pages_read_without_scripts() {
     let server = Server::seeded(seed::three_states).await;
     let browser = Browser::open().await;
-    browser
-        .cdp(
-            "Emulation.setScriptExecutionDisabled",
-            json!({ "value": true }),
-        )
-        .await;
-    browser
-        .tab
-        .goto(&format!("{}{FINISHED}", server.url))
-        .await
-        .unwrap();
+    browser.cdp("Emulation.setScriptExecutionDisabled", json!({ "value": true })).await;
+    browser.tab.goto(&format!("{}{FINISHED}", server.url)).await.unwrap();
     let source = browser.tab.source().await.unwrap();
-    for part in [
-        "class=\"curve\"",
-        "I am Tallow",
-        "saved checkpoint-240",
-        "Before training",
-        "240",
-    ] {
+    for part in ["class=\"curve\"", "I am Tallow", "saved checkpoint-240", "Before training", "240"]
+    {
         assert!(source.contains(part), "{part}");
     }
     assert!(source.contains("&lt;script&gt;alert(1)") && !source.contains("<script>alert(1)"));
@@ -388,12 +273,7 @@ async fn a_first_visit_is_light() {
 fn asked_for(text: &str, path: &str) -> Vec<String> {
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     let mut found = Vec::new();
-    for (mark, end) in [
-        ("src=\"", '"'),
-        ("href=\"", '"'),
-        ("from './", '\''),
-        ("url(\"", '"'),
-    ] {
+    for (mark, end) in [("src=\"", '"'), ("href=\"", '"'), ("from './", '\''), ("url(\"", '"')] {
         for rest in text.split(mark).skip(1) {
             let name = rest.split([end, '#']).next().unwrap();
             if name.starts_with("/assets/") || name == "/favicon.svg" {

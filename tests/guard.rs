@@ -12,10 +12,7 @@ use tallow::web::router::{Kind, ROUTES, Route, Verb};
 
 /// A path that the route answers to.
 fn path(route: &Route) -> String {
-    route
-        .path
-        .replace("{id}", "01ARZ3NDEKTSV4RRFFQ69G5FAV")
-        .replace("{*file}", "app.css")
+    route.path.replace("{id}", "01ARZ3NDEKTSV4RRFFQ69G5FAV").replace("{*file}", "app.css")
 }
 
 fn method(route: &Route) -> &'static str {
@@ -31,10 +28,7 @@ fn host(server: &Server) -> String {
 
 fn has_the_headers(reply: &Reply, what: &str) {
     for (name, part) in [
-        (
-            "content-security-policy",
-            "default-src 'self'; script-src 'self'; style-src 'self'",
-        ),
+        ("content-security-policy", "default-src 'self'; script-src 'self'; style-src 'self'"),
         (
             "content-security-policy",
             "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -44,22 +38,10 @@ fn has_the_headers(reply: &Reply, what: &str) {
         ("cache-control", "no-"),
     ] {
         let value = reply.header(name).unwrap_or_default();
-        assert!(
-            value.contains(part) || value.contains("immutable"),
-            "{what}: {name}: {value}"
-        );
+        assert!(value.contains(part) || value.contains("immutable"), "{what}: {name}: {value}");
     }
-    assert!(
-        !reply
-            .header("content-security-policy")
-            .unwrap()
-            .contains("unsafe"),
-        "{what}"
-    );
-    let cors = reply
-        .headers
-        .iter()
-        .find(|(name, _)| name.starts_with("access-control-"));
+    assert!(!reply.header("content-security-policy").unwrap().contains("unsafe"), "{what}");
+    let cors = reply.headers.iter().find(|(name, _)| name.starts_with("access-control-"));
     assert!(cors.is_none(), "{what}: {cors:?}");
 }
 
@@ -79,13 +61,7 @@ fn a_foreign_host_gets_nowhere() {
             "tune.example:1",
         ] {
             let reply = server.raw(method(route), &path(route), &[("Host", foreign)], "");
-            assert_eq!(
-                reply.status,
-                421,
-                "{} {} {foreign}",
-                method(route),
-                route.path
-            );
+            assert_eq!(reply.status, 421, "{} {} {foreign}", method(route), route.path);
             has_the_headers(&reply, route.path);
         }
         let two = [("Host", "localhost"), ("Host", "evil.test")];
@@ -100,11 +76,7 @@ fn a_foreign_host_gets_nowhere() {
         format!("[::1]:{port}"),
         "tune.example".to_owned(),
     ] {
-        assert_eq!(
-            server.raw("GET", "/healthz", &[("Host", &own)], "").status,
-            200,
-            "{own}"
-        );
+        assert_eq!(server.raw("GET", "/healthz", &[("Host", &own)], "").status, 200, "{own}");
     }
 }
 
@@ -135,17 +107,9 @@ fn a_change_must_come_from_here() {
                 check(&[kind, ("Sec-Fetch-Site", site)], true);
                 check(&[kind, ("Sec-Fetch-Site", site), ("Origin", &own)], true);
             }
-            for origin in [
-                "null",
-                "http://evil.test",
-                "http://localhost:1",
-                "https://localhost",
-            ] {
+            for origin in ["null", "http://evil.test", "http://localhost:1", "https://localhost"] {
                 check(&[kind, ("Origin", origin)], true);
-                check(
-                    &[kind, ("Origin", origin), ("Sec-Fetch-Site", "same-origin")],
-                    true,
-                );
+                check(&[kind, ("Origin", origin), ("Sec-Fetch-Site", "same-origin")], true);
             }
             check(&[kind, ("Origin", &own)], false);
             check(&[kind, ("Sec-Fetch-Site", "same-origin")], false);
@@ -163,10 +127,7 @@ fn reading_changes_nothing() {
     let id = server.create("bad");
     let before = server.until_status(&id, "failed");
     for route in ROUTES.iter().filter(|route| route.verb == Verb::Get) {
-        let path = route
-            .path
-            .replace("{id}", &id)
-            .replace("{*file}", "app.css");
+        let path = route.path.replace("{id}", &id).replace("{*file}", "app.css");
         let reply = server.get(&path);
         assert!(
             reply.status < 400 || (route.kind == Kind::Static && reply.status == 404),
@@ -176,13 +137,7 @@ fn reading_changes_nothing() {
         has_the_headers(&reply, &path);
     }
     assert_eq!(server.run(&id), before);
-    assert_eq!(
-        server.get("/api/v1/runs").json()["runs"]
-            .as_array()
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(server.get("/api/v1/runs").json()["runs"].as_array().unwrap().len(), 1);
 }
 
 #[test]
@@ -217,29 +172,14 @@ fn the_token_opens_everything_but_healthz() {
     let data = Data::new();
     let server = data.serve(&["--host", "0.0.0.0"]);
     let host = host(&server);
-    let token = fs::read_to_string(data.path().join("token"))
-        .unwrap()
-        .trim()
-        .to_owned();
-    assert!(
-        server.greeting.iter().any(|line| line.contains(&token)),
-        "printed once"
-    );
-    let mode = |name: &str| {
-        fs::metadata(data.path().join(name))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o777
-    };
+    let token = fs::read_to_string(data.path().join("token")).unwrap().trim().to_owned();
+    assert!(server.greeting.iter().any(|line| line.contains(&token)), "printed once");
+    let mode =
+        |name: &str| fs::metadata(data.path().join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("token"), mode(".")), (0o600, 0o700));
     let json = ("Content-Type", "application/json");
     for route in ROUTES.iter().filter(|route| route.kind != Kind::Login) {
-        let headers = [
-            ("Host", host.as_str()),
-            json,
-            ("Origin", &format!("http://{host}")),
-        ];
+        let headers = [("Host", host.as_str()), json, ("Origin", &format!("http://{host}"))];
         let reply = server.raw(method(route), &path(route), &headers, "");
         assert_eq!(
             reply.status == 401,
@@ -250,37 +190,17 @@ fn the_token_opens_everything_but_healthz() {
         );
         has_the_headers(&reply, route.path);
         assert!(!reply.body.contains(&token));
-        for (wrong, value) in [
-            ("Authorization", "Bearer x"),
-            ("Cookie", "tallow_session=x"),
-        ] {
-            let reply = server.raw(
-                method(route),
-                &path(route),
-                &[("Host", &host), (wrong, value)],
-                "",
-            );
-            assert_eq!(
-                reply.status == 401,
-                route.kind != Kind::Health,
-                "{}",
-                route.path
-            );
+        for (wrong, value) in [("Authorization", "Bearer x"), ("Cookie", "tallow_session=x")] {
+            let reply =
+                server.raw(method(route), &path(route), &[("Host", &host), (wrong, value)], "");
+            assert_eq!(reply.status == 401, route.kind != Kind::Health, "{}", route.path);
         }
     }
-    assert_eq!(
-        server.raw("GET", "/nope", &[("Host", &host)], "").status,
-        401
-    );
+    assert_eq!(server.raw("GET", "/nope", &[("Host", &host)], "").status, 401);
     let bearer = format!("Bearer {token}");
     assert_eq!(
         server
-            .raw(
-                "GET",
-                "/api/v1/runs",
-                &[("Host", &host), ("Authorization", &bearer)],
-                ""
-            )
+            .raw("GET", "/api/v1/runs", &[("Host", &host), ("Authorization", &bearer)], "")
             .status,
         200
     );
@@ -291,10 +211,7 @@ fn the_token_opens_everything_but_healthz() {
         ("Sec-Fetch-Site", "same-origin"),
         ("Content-Type", "application/x-www-form-urlencoded"),
     ];
-    assert_eq!(
-        server.raw("POST", "/login", &form, "token=wrong").status,
-        401
-    );
+    assert_eq!(server.raw("POST", "/login", &form, "token=wrong").status, 401);
     let reply = server.raw("POST", "/login", &form, &format!("token={token}"));
     assert_eq!(reply.status, 303);
     let cookie = reply.header("set-cookie").unwrap();
@@ -306,14 +223,7 @@ fn the_token_opens_everything_but_healthz() {
     );
     let cookie = cookie.split(';').next().unwrap();
     assert_eq!(
-        server
-            .raw(
-                "GET",
-                "/api/v1/runs",
-                &[("Host", &host), ("Cookie", cookie)],
-                ""
-            )
-            .status,
+        server.raw("GET", "/api/v1/runs", &[("Host", &host), ("Cookie", cookie)], "").status,
         200
     );
 

@@ -10,19 +10,12 @@ use serde_json::{Value, json};
 use support::{Data, Server, command, config, kill};
 
 fn losses(server: &Server, id: &str) -> Vec<i64> {
-    let metrics = server
-        .get(&format!("/api/v1/runs/{id}/metrics?keys=loss"))
-        .json();
+    let metrics = server.get(&format!("/api/v1/runs/{id}/metrics?keys=loss")).json();
     serde_json::from_value(metrics["loss"]["step"].clone()).unwrap()
 }
 
 fn pid(run: &Value) -> u32 {
-    u32::try_from(
-        run["worker_pid"]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no worker: {run}")),
-    )
-    .unwrap()
+    u32::try_from(run["worker_pid"].as_u64().unwrap_or_else(|| panic!("no worker: {run}"))).unwrap()
 }
 
 #[test]
@@ -31,18 +24,13 @@ fn a_run_from_queue_to_end() {
     let server = data.serve(&[]);
     let id = server.create("finish");
     let run = server.until_status(&id, "finished");
-    assert_eq!(
-        (run["step"].as_i64(), run["total_steps"].as_i64()),
-        (Some(9), Some(10))
-    );
+    assert_eq!((run["step"].as_i64(), run["total_steps"].as_i64()), (Some(9), Some(10)));
     assert_eq!(run["worker_pid"], Value::Null);
     assert_eq!(run["checkpoint_step"], 2);
     assert_eq!(losses(&server, &id), (1..=9).collect::<Vec<_>>());
     let folder = data.path().join("runs").join(&id);
     assert_eq!(run["output_dir"], folder.display().to_string());
-    let log = server
-        .get(&format!("/api/v1/runs/{id}/log?tail=500"))
-        .json();
+    let log = server.get(&format!("/api/v1/runs/{id}/log?tail=500")).json();
     assert_eq!(log["lines"][0], "fake worker: finish ");
     let frozen: Value =
         serde_json::from_str(&fs::read_to_string(folder.join("run.json")).unwrap()).unwrap();
@@ -58,49 +46,23 @@ fn one_at_a_time_in_order() {
     let server = data.serve(&[]);
     let [first, second, third] = ["hang", "hang", "finish"].map(|name| server.create(name));
     server.until_status(&first, "running");
-    let stopped = server.post(
-        &format!("/api/v1/runs/{second}/stop"),
-        &json!({"mode": "save"}),
-    );
-    assert_eq!(
-        (stopped.status, stopped.json()["status"].as_str()),
-        (202, Some("stopped"))
-    );
+    let stopped = server.post(&format!("/api/v1/runs/{second}/stop"), &json!({"mode": "save"}));
+    assert_eq!((stopped.status, stopped.json()["status"].as_str()), (202, Some("stopped")));
     assert_eq!(server.run(&third)["status"], "queued");
     server.until(&first, |run| run["step"] == 4);
-    assert_eq!(
-        server
-            .post(&format!("/api/v1/runs/{first}/stop"), &json!({}))
-            .status,
-        202
-    );
+    assert_eq!(server.post(&format!("/api/v1/runs/{first}/stop"), &json!({})).status, 202);
     server.until_status(&first, "stopped");
     server.until_status(&third, "finished");
     // the first goes on from its checkpoint, each step once
-    assert_eq!(
-        server
-            .post(&format!("/api/v1/runs/{first}/resume"), &json!({}))
-            .status,
-        202
-    );
+    assert_eq!(server.post(&format!("/api/v1/runs/{first}/resume"), &json!({})).status, 202);
     server.until(&first, |run| run["status"] == "running" && run["step"] == 4);
     assert_eq!(losses(&server, &first), [1, 2, 3, 4]);
     assert_eq!(
-        server
-            .post(
-                &format!("/api/v1/runs/{first}/stop"),
-                &json!({"mode": "now"})
-            )
-            .status,
+        server.post(&format!("/api/v1/runs/{first}/stop"), &json!({"mode": "now"})).status,
         202
     );
     server.until_status(&first, "stopped");
-    assert_eq!(
-        server
-            .post(&format!("/api/v1/runs/{first}/stop"), &json!({}))
-            .status,
-        409
-    );
+    assert_eq!(server.post(&format!("/api/v1/runs/{first}/stop"), &json!({})).status, 409);
 }
 
 #[test]
@@ -123,17 +85,10 @@ fn a_worker_that_always_dies_is_given_up() {
     let id = server.create("die");
     let run = server.until_status(&id, "failed");
     assert_eq!(run["restarts"], 3);
-    assert!(
-        run["reason"].as_str().unwrap().contains("signal 9"),
-        "{run}"
-    );
+    assert!(run["reason"].as_str().unwrap().contains("signal 9"), "{run}");
     let log = server.get(&format!("/api/v1/runs/{id}/log")).json();
-    let lines: Vec<_> = log["lines"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|line| line.as_str().unwrap().trim())
-        .collect();
+    let lines: Vec<_> =
+        log["lines"].as_array().unwrap().iter().map(|line| line.as_str().unwrap().trim()).collect();
     assert_eq!(
         lines,
         [
@@ -144,12 +99,7 @@ fn a_worker_that_always_dies_is_given_up() {
         ]
     );
     assert_eq!(losses(&server, &id), [1, 2, 3, 4]);
-    assert_eq!(
-        server
-            .post(&format!("/api/v1/runs/{id}/resume"), &json!({}))
-            .status,
-        202
-    );
+    assert_eq!(server.post(&format!("/api/v1/runs/{id}/resume"), &json!({})).status, 202);
     server.until(&id, |run| run["restarts"] == 1);
 }
 
@@ -160,11 +110,8 @@ fn a_killed_worker_is_started_again() {
     let id = server.create("hang");
     let before = pid(&server.until(&id, |run| run["step"] == 4));
     kill(before, "KILL");
-    let run = server.until(&id, |run| {
-        run["worker_pid"]
-            .as_u64()
-            .is_some_and(|pid| pid != u64::from(before))
-    });
+    let run = server
+        .until(&id, |run| run["worker_pid"].as_u64().is_some_and(|pid| pid != u64::from(before)));
     assert_eq!(run["status"], "running");
     assert_eq!(run["restarts"], 1);
     server.until(&id, |run| run["step"] == 4);
@@ -189,11 +136,8 @@ fn a_killed_server_leaves_the_worker_to_the_next() {
     }
     // killed while it is adopted: noticed by its lock
     kill(worker, "KILL");
-    let run = server.until(&id, |run| {
-        run["worker_pid"]
-            .as_u64()
-            .is_some_and(|pid| pid != u64::from(worker))
-    });
+    let run = server
+        .until(&id, |run| run["worker_pid"].as_u64().is_some_and(|pid| pid != u64::from(worker)));
     assert_eq!(run["restarts"], 1);
     server.until(&id, |run| run["step"] == 4);
     server.post(&format!("/api/v1/runs/{id}/stop"), &json!({}));
@@ -211,11 +155,7 @@ fn a_worker_that_ended_while_no_server_ran() {
     // its last word comes while nobody listens
     let folder = data.path().join("runs").join(&finished);
     let events = folder.join("events.jsonl");
-    fs::write(
-        folder.join("control.json"),
-        r#"{"serial":1,"wish":"stop_and_save"}"#,
-    )
-    .unwrap();
+    fs::write(folder.join("control.json"), r#"{"serial":1,"wish":"stop_and_save"}"#).unwrap();
     while Path::new(&format!("/proc/{worker}")).exists() {
         std::thread::yield_now();
     }
@@ -230,9 +170,7 @@ fn a_worker_that_ended_while_no_server_ran() {
     server = data.serve(&[]);
     let run = server.until(&died, |run| {
         run["restarts"] == 1
-            && run["worker_pid"]
-                .as_u64()
-                .is_some_and(|pid| pid != u64::from(worker))
+            && run["worker_pid"].as_u64().is_some_and(|pid| pid != u64::from(worker))
     });
     assert_eq!(run["status"], "running");
     server.post(&format!("/api/v1/runs/{died}/stop"), &json!({}));
@@ -246,10 +184,7 @@ fn one_server_a_data_folder() {
     let second = command(&data.path(), &[]).output().unwrap();
     assert_eq!(second.status.code(), Some(75));
     let text = String::from_utf8(second.stderr).unwrap();
-    assert!(
-        text.contains(&format!("pid {}", server.child.id())),
-        "{text}"
-    );
+    assert!(text.contains(&format!("pid {}", server.child.id())), "{text}");
     assert!(text.contains(&format!(":{}", server.port)), "{text}");
 }
 
@@ -284,19 +219,14 @@ fn the_stream_can_be_resumed() {
     server.until_status(&id, "finished");
     let all: Vec<_> = server.events(&id, 0).collect();
     let ids: Vec<i64> = all.iter().filter_map(|event| event.id).collect();
-    assert!(
-        ids.is_sorted() && ids.windows(2).all(|pair| pair[0] < pair[1]),
-        "{ids:?}"
-    );
+    assert!(ids.is_sorted() && ids.windows(2).all(|pair| pair[0] < pair[1]), "{ids:?}");
     assert_eq!(all.last().unwrap().name, "done");
     assert!(all.last().unwrap().id.is_some());
     let steps = |events: &[support::Event]| -> Vec<i64> {
         let frames = events.iter().filter(|event| event.name == "metric");
         let points =
             frames.flat_map(|event| serde_json::from_str::<Vec<Value>>(&event.data).unwrap());
-        points
-            .map(|point| point["step"].as_i64().unwrap())
-            .collect()
+        points.map(|point| point["step"].as_i64().unwrap()).collect()
     };
     assert_eq!(steps(&all), (1..=9).collect::<Vec<_>>());
     // from the middle: exactly the rest
@@ -305,10 +235,7 @@ fn the_stream_can_be_resumed() {
     for after in 0..last {
         let rest: Vec<_> = server.events(&id, after).collect();
         seen = seen.max(9 - steps(&rest).len());
-        assert_eq!(
-            steps(&rest),
-            (1..=9).skip(9 - steps(&rest).len()).collect::<Vec<i64>>()
-        );
+        assert_eq!(steps(&rest), (1..=9).skip(9 - steps(&rest).len()).collect::<Vec<i64>>());
     }
     assert_eq!(seen, 9);
     let events = server.events(&id, last);
@@ -337,18 +264,11 @@ fn a_locked_database_delays_and_loses_nothing() {
     let server = data.serve(&[]);
     let id = server.create("hang");
     let worker = pid(&server.until(&id, |run| run["step"] == 4));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let url = format!("sqlite://{}", data.path().join("tallow.db").display());
     use sqlx::Connection;
-    let mut other = runtime
-        .block_on(sqlx::SqliteConnection::connect(&url))
-        .unwrap();
-    runtime
-        .block_on(sqlx::raw_sql("begin exclusive").execute(&mut other))
-        .unwrap();
+    let mut other = runtime.block_on(sqlx::SqliteConnection::connect(&url)).unwrap();
+    runtime.block_on(sqlx::raw_sql("begin exclusive").execute(&mut other)).unwrap();
     // the worker says its last word while nobody can store it; reading goes on
     fs::write(
         data.path().join("runs").join(&id).join("control.json"),
@@ -359,14 +279,9 @@ fn a_locked_database_delays_and_loses_nothing() {
         assert_eq!(server.run(&id)["status"], "running");
     }
     assert_eq!(server.run(&id)["status"], "running");
-    runtime
-        .block_on(sqlx::raw_sql("rollback").execute(&mut other))
-        .unwrap();
+    runtime.block_on(sqlx::raw_sql("rollback").execute(&mut other)).unwrap();
     let run = server.until_status(&id, "stopped");
-    assert_eq!(
-        (run["step"].as_i64(), run["restarts"].as_i64()),
-        (Some(4), Some(0))
-    );
+    assert_eq!((run["step"].as_i64(), run["restarts"].as_i64()), (Some(4), Some(0)));
     assert_eq!(losses(&server, &id), [1, 2, 3, 4]);
 }
 
@@ -381,17 +296,9 @@ fn a_run_whose_folder_is_gone_is_lost() {
     kill(worker, "KILL");
     let run = server.until_status(&id, "lost");
     assert_eq!(run["reason"], "its folder is gone");
-    assert_eq!(
-        server.get(&format!("/api/v1/runs/{id}/log")).json()["lines"],
-        json!([])
-    );
+    assert_eq!(server.get(&format!("/api/v1/runs/{id}/log")).json()["lines"], json!([]));
     fs::rename(data.path().join("elsewhere"), &folder).unwrap();
-    assert_eq!(
-        server
-            .post(&format!("/api/v1/runs/{id}/resume"), &json!({}))
-            .status,
-        202
-    );
+    assert_eq!(server.post(&format!("/api/v1/runs/{id}/resume"), &json!({})).status, 202);
     server.until(&id, |run| run["status"] == "running" && run["step"] == 4);
     server.post(&format!("/api/v1/runs/{id}/stop"), &json!({}));
     server.until_status(&id, "stopped");

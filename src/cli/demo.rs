@@ -63,21 +63,14 @@ pub(super) fn demo(args: &ServeArgs) -> ExitCode {
 
 /// Queues the sample run and prints its log until it is over or the server stops.
 async fn follow(state: &AppState) -> Result<Status, String> {
-    let row = state
-        .jobs
-        .demo(None)
-        .await
-        .map_err(|error| error.to_string())?;
+    let row = state.jobs.demo(None).await.map_err(|error| error.to_string())?;
     println!("sample run: {}/runs/{}", address(state), row.id);
     let mut bell = state.jobs.doorbell(&row.id);
     let mut seen = 0;
     let told = |error: DbError| error.to_string();
     loop {
         bell.borrow_and_update();
-        for event in events::after(&state.db, row.num, seen, 1000)
-            .await
-            .map_err(told)?
-        {
+        for event in events::after(&state.db, row.num, seen, 1000).await.map_err(told)? {
             seen = event.seq;
             print_log(&event);
         }
@@ -112,13 +105,6 @@ fn print_log(event: &events::EventRow) {
 }
 
 fn tell_end(run: &RunRow) {
-    let reason = run
-        .reason
-        .as_deref()
-        .map(|reason| format!(": {reason}"))
-        .unwrap_or_default();
-    println!(
-        "{}{reason}; its files are in {}",
-        run.status, run.output_dir
-    );
+    let reason = run.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    println!("{}{reason}; its files are in {}", run.status, run.output_dir);
 }

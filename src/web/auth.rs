@@ -48,10 +48,7 @@ impl Auth {
     /// Nobody is asked.
     #[must_use]
     pub fn open() -> Self {
-        Self {
-            secrets: None,
-            secure: false,
-        }
+        Self { secrets: None, secure: false }
     }
 
     /// This token is asked for; `secure` where people come over https.
@@ -59,29 +56,22 @@ impl Auth {
     pub fn token(token: String, secure: bool) -> Self {
         let key = blake3::derive_key("tallow 2026 session cookie v1", token.as_bytes());
         let session = blake3::Hash::from(key).to_hex().to_string();
-        Self {
-            secrets: Some(Secrets { token, session }),
-            secure,
-        }
+        Self { secrets: Some(Secrets { token, session }), secure }
     }
 
     fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(secrets) = &self.secrets else {
             return true;
         };
-        let bearer = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let bearer = bearer.and_then(|value| value.split_once(' '));
         if let Some((scheme, token)) = bearer
             && scheme.eq_ignore_ascii_case("bearer")
         {
             return same(token.trim(), &secrets.token);
         }
-        let cookies = headers
-            .get_all(header::COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
+        let cookies =
+            headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
         cookies
             .flat_map(|line| line.split(';'))
             .filter_map(|pair| pair.trim().split_once('='))
@@ -98,26 +88,18 @@ pub fn token_file(path: &Path) -> io::Result<TokenFile> {
         Ok(text) => {
             let token = text.trim().to_owned();
             if token.len() < 32 {
-                let why = format!(
-                    "{}: no token in it; remove the file to get a new one",
-                    path.display()
-                );
+                let why =
+                    format!("{}: no token in it; remove the file to get a new one", path.display());
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
-            Ok(TokenFile {
-                token,
-                fresh: false,
-            })
+            Ok(TokenFile { token, fresh: false })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut bytes = [0_u8; 32];
             fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
             let token = blake3::Hash::from(bytes).to_hex().to_string();
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path)?;
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
             writeln!(file, "{token}")?;
             file.sync_all()?;
             Ok(TokenFile { token, fresh: true })
@@ -136,9 +118,7 @@ pub async fn token(State(state): State<AppState>, request: Request, next: Next) 
         let detail =
             "This server wants its token: send `Authorization: Bearer TOKEN` (DATA/token has it).";
         let mut response = Error::new(StatusCode::UNAUTHORIZED, detail).into_response();
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return response;
     }
     pages::login::page(request.headers(), false)
@@ -163,10 +143,7 @@ pub async fn login(
         return pages::login::page(&headers, true);
     }
     let secure = if state.auth.secure { "; Secure" } else { "" };
-    let cookie = format!(
-        "{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/{secure}",
-        secrets.session
-    );
+    let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/{secure}", secrets.session);
     let mut response = Redirect::to("/").into_response();
     if let Ok(value) = HeaderValue::try_from(cookie) {
         response.headers_mut().insert(header::SET_COOKIE, value);
@@ -194,10 +171,7 @@ mod tests {
         assert!(first.fresh && !second.fresh);
         assert_eq!(first.token, second.token);
         assert_eq!(first.token.len(), 64);
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(&path, "short\n").unwrap();
         assert!(token_file(&path).is_err());
     }

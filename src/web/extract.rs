@@ -49,8 +49,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         let path = Path::<String>::from_request_parts(parts, state).await;
-        path.map(|Path(id)| Self(id))
-            .map_err(|_| Error::not_found("run", "?"))
+        path.map(|Path(id)| Self(id)).map_err(|_| Error::not_found("run", "?"))
     }
 }
 
@@ -69,16 +68,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 }
 
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Error> {
-    Bytes::from_request(request, state)
-        .await
-        .map_err(|rejection| {
-            let status = rejection.status();
-            if status == StatusCode::PAYLOAD_TOO_LARGE {
-                Error::new(status, "The body is larger than 1 MiB.")
-            } else {
-                Error::bad_request("The body could not be read to its end.")
-            }
-        })
+    Bytes::from_request(request, state).await.map_err(|rejection| {
+        let status = rejection.status();
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            Error::new(status, "The body is larger than 1 MiB.")
+        } else {
+            Error::bad_request("The body could not be read to its end.")
+        }
+    })
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8], declared: bool) -> Result<T, Error> {

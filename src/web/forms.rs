@@ -109,10 +109,7 @@ impl Typed {
     #[must_use]
     pub fn fresh() -> Self {
         Self::sent(
-            START
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
+            START.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         )
     }
 
@@ -125,10 +122,7 @@ impl Typed {
                 "output_dir" | "resume_from_checkpoint" | "overwrite_output_dir"
             ) && !DECIDED.contains(&name.as_str())
         });
-        Self::sent(
-            kept.map(|(name, value)| (name.clone(), plain(value)))
-                .collect(),
-        )
+        Self::sent(kept.map(|(name, value)| (name.clone(), plain(value))).collect())
     }
 
     /// Sets one value.
@@ -142,10 +136,7 @@ impl Typed {
     /// The value of a name, as typed.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.values
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        self.values.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// Takes a value out: `start_id` is no argument.
@@ -161,13 +152,8 @@ impl Typed {
             Some(field) => differs(field, value),
             None => !value.is_empty(),
         };
-        let wanted = self
-            .values
-            .iter()
-            .filter(|(name, value)| changed(name, value));
-        wanted
-            .map(|(name, value)| (name.clone(), Value::from(value.as_str())))
-            .collect()
+        let wanted = self.values.iter().filter(|(name, value)| changed(name, value));
+        wanted.map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect()
     }
 
     /// Values of arguments that the form does not show (a clone may have them): they go along unseen.
@@ -200,13 +186,9 @@ impl Typed {
             ),
         ];
         let section = |(key, groups): (&'static str, &[Group])| {
-            self.group(
-                key,
-                lang.text(&format!("new.{key}")),
-                lang,
-                dressing,
-                |field| field.level == Level::Basic && groups.contains(&field.group),
-            )
+            self.group(key, lang.text(&format!("new.{key}")), lang, dressing, |field| {
+                field.level == Level::Basic && groups.contains(&field.group)
+            })
         };
         parts.into_iter().map(section).collect()
     }
@@ -216,19 +198,11 @@ impl Typed {
     pub fn groups(&self, lang: Lang, dressing: Dressing<'_>) -> Vec<GroupView> {
         let group = |group: Group| {
             let key = key(group);
-            self.group(
-                key,
-                lang.text(&format!("group.{key}")),
-                lang,
-                dressing,
-                |field| field.level == Level::Advanced && field.group == group,
-            )
+            self.group(key, lang.text(&format!("group.{key}")), lang, dressing, |field| {
+                field.level == Level::Advanced && field.group == group
+            })
         };
-        Group::ALL
-            .into_iter()
-            .map(group)
-            .filter(|group| !group.fields.is_empty())
-            .collect()
+        Group::ALL.into_iter().map(group).filter(|group| !group.fields.is_empty()).collect()
     }
 
     fn group(
@@ -244,19 +218,13 @@ impl Typed {
             .filter(|field| shown(field) && wanted(field))
             .map(|field| self.field(field, lang, dressing))
             .collect();
-        let about: Vec<&str> = fields
-            .iter()
-            .take(4)
-            .map(|field| field.label.as_str())
-            .collect();
+        let about: Vec<&str> = fields.iter().take(4).map(|field| field.label.as_str()).collect();
         GroupView {
             key,
             title: title.to_owned(),
             about: about.join(", "),
             changed: fields.iter().filter(|field| field.changed).count(),
-            open: fields
-                .iter()
-                .any(|field| field.error.is_some() || field.focus),
+            open: fields.iter().any(|field| field.error.is_some() || field.focus),
             fields,
         }
     }
@@ -288,11 +256,7 @@ impl Typed {
                 .iter()
                 .find(|error| error.field == field.name)
                 .map(|error| error.message.clone()),
-            placeholder: if default.is_empty() {
-                lang.text("new.unset")
-            } else {
-                ""
-            },
+            placeholder: if default.is_empty() { lang.text("new.unset") } else { "" },
             list: !proposals.is_empty(),
             optional: field.optional,
             focus: dressing.focus == field.name,
@@ -313,18 +277,13 @@ pub fn label(name: &str, lang: Lang) -> String {
     }
     let words = name.replace('_', " ");
     let mut letters = words.chars();
-    letters
-        .next()
-        .map(|first| first.to_uppercase().chain(letters).collect())
-        .unwrap_or_default()
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 fn choices(field: &Field, value: &str, lang: Lang, proposals: &[String]) -> Vec<ChoiceView> {
     let view = |choice: &str| {
         let key = format!("choice.{choice}");
-        let label = Some(lang.text(&key))
-            .filter(|text| *text != key)
-            .unwrap_or(choice);
+        let label = Some(lang.text(&key)).filter(|text| *text != key).unwrap_or(choice);
         ChoiceView {
             value: choice.to_owned(),
             label: label.to_owned(),
@@ -334,11 +293,7 @@ fn choices(field: &Field, value: &str, lang: Lang, proposals: &[String]) -> Vec<
     if !proposals.is_empty() {
         return proposals
             .iter()
-            .map(|name| ChoiceView {
-                value: name.clone(),
-                label: String::new(),
-                on: false,
-            })
+            .map(|name| ChoiceView { value: name.clone(), label: String::new(), on: false })
             .collect();
     }
     if field.kind == Kind::Bool && field.optional {
@@ -347,19 +302,11 @@ fn choices(field: &Field, value: &str, lang: Lang, proposals: &[String]) -> Vec<
             label: lang.text("new.unset").to_owned(),
             on: value.is_empty(),
         };
-        return [unset]
-            .into_iter()
-            .chain(["true", "false"].map(view))
-            .collect();
+        return [unset].into_iter().chain(["true", "false"].map(view)).collect();
     }
     let works =
         |choice: &&&str| !field.not_yet.contains(*choice) || choice.eq_ignore_ascii_case(value);
-    field
-        .choices
-        .iter()
-        .filter(works)
-        .map(|choice| view(choice))
-        .collect()
+    field.choices.iter().filter(works).map(|choice| view(choice)).collect()
 }
 
 /// What the form shows: arguments that do something here and that no button decides.
@@ -369,9 +316,7 @@ fn shown(field: &Field) -> bool {
 
 /// True where the typed value means something else than the default; nonsense does.
 fn differs(field: &Field, typed: &str) -> bool {
-    field
-        .read(&Value::from(typed))
-        .map_or(true, |value| value != field.default_value())
+    field.read(&Value::from(typed)).map_or(true, |value| value != field.default_value())
 }
 
 fn key(group: Group) -> &'static str {
@@ -394,36 +339,21 @@ mod tests {
 
     fn typed(pairs: &[(&str, &str)]) -> Typed {
         Typed::sent(
-            pairs
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         )
     }
 
     #[test]
     fn only_what_differs_from_the_defaults_is_an_argument() {
         let check = |pairs: &[(&str, &str)], expected: &[&str]| {
-            let names: Vec<String> = typed(pairs)
-                .pairs()
-                .into_iter()
-                .map(|(name, _)| name)
-                .collect();
+            let names: Vec<String> =
+                typed(pairs).pairs().into_iter().map(|(name, _)| name).collect();
             assert_eq!(names, expected, "{pairs:?}");
         };
         check(&[("learning_rate", "5e-5")], &[]);
-        check(
-            &[("learning_rate", "0.00005"), ("cutoff_len", " 2048 ")],
-            &[],
-        );
-        check(
-            &[("learning_rate", "1e-4"), ("cutoff_len", "x")],
-            &["learning_rate", "cutoff_len"],
-        );
-        check(
-            &[("train_on_prompt", "false"), ("train_on_prompt", "true")],
-            &["train_on_prompt"],
-        );
+        check(&[("learning_rate", "0.00005"), ("cutoff_len", " 2048 ")], &[]);
+        check(&[("learning_rate", "1e-4"), ("cutoff_len", "x")], &["learning_rate", "cutoff_len"]);
+        check(&[("train_on_prompt", "false"), ("train_on_prompt", "true")], &["train_on_prompt"]);
         check(&[("dataset", ""), ("model_name_or_path", "")], &[]);
         check(&[("no_such_argument", "1")], &["no_such_argument"]);
     }
@@ -433,59 +363,36 @@ mod tests {
         let form = Typed::fresh();
         let sections = form.sections(Lang::En, Dressing::default());
         let groups = form.groups(Lang::En, Dressing::default());
-        assert_eq!(
-            sections
-                .iter()
-                .map(|section| section.fields.len())
-                .sum::<usize>(),
-            7
-        );
+        assert_eq!(sections.iter().map(|section| section.fields.len()).sum::<usize>(), 7);
         let mut names: Vec<&str> = sections
             .iter()
             .chain(&groups)
             .flat_map(|group| &group.fields)
             .map(|field| field.name)
             .collect();
-        let mut wanted: Vec<&str> = FIELDS
-            .iter()
-            .filter(|field| shown(field))
-            .map(|field| field.name)
-            .collect();
+        let mut wanted: Vec<&str> =
+            FIELDS.iter().filter(|field| shown(field)).map(|field| field.name).collect();
         names.sort_unstable();
         wanted.sort_unstable();
         assert_eq!(names, wanted);
-        assert_eq!(
-            groups.iter().map(|group| group.changed).sum::<usize>(),
-            START.len()
-        );
+        assert_eq!(groups.iter().map(|group| group.changed).sum::<usize>(), START.len());
     }
 
     #[test]
     fn errors_open_their_group() {
-        let errors = [FieldProblem {
-            field: "adam_beta1".to_owned(),
-            message: "1.5 is above 1".to_owned(),
-        }];
-        let dressing = Dressing {
-            errors: &errors,
-            ..Dressing::default()
-        };
+        let errors =
+            [FieldProblem { field: "adam_beta1".to_owned(), message: "1.5 is above 1".to_owned() }];
+        let dressing = Dressing { errors: &errors, ..Dressing::default() };
         let groups = typed(&[("adam_beta1", "1.5")]).groups(Lang::En, dressing);
-        let open: Vec<&str> = groups
-            .iter()
-            .filter(|group| group.open)
-            .map(|group| group.key)
-            .collect();
+        let open: Vec<&str> =
+            groups.iter().filter(|group| group.open).map(|group| group.key).collect();
         assert_eq!(open, ["optim"]);
         let field = groups
             .iter()
             .flat_map(|group| &group.fields)
             .find(|field| field.name == "adam_beta1")
             .unwrap();
-        assert_eq!(
-            (field.value.as_str(), field.error.as_deref()),
-            ("1.5", Some("1.5 is above 1"))
-        );
+        assert_eq!((field.value.as_str(), field.error.as_deref()), ("1.5", Some("1.5 is above 1")));
     }
 
     #[test]
@@ -499,11 +406,9 @@ mod tests {
 
     #[test]
     fn labels() {
-        for (name, expected) in [
-            ("learning_rate", "Learning rate"),
-            ("adam_beta1", "Adam beta1"),
-            ("", ""),
-        ] {
+        for (name, expected) in
+            [("learning_rate", "Learning rate"), ("adam_beta1", "Adam beta1"), ("", "")]
+        {
             assert_eq!(label(name, Lang::En), expected);
         }
     }

@@ -33,12 +33,7 @@ impl<S: Sync> FromRequestParts<S> for Htmx {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        Ok(Self(
-            parts
-                .headers
-                .get("hx-request")
-                .is_some_and(|value| value.as_bytes() == b"true"),
-        ))
+        Ok(Self(parts.headers.get("hx-request").is_some_and(|value| value.as_bytes() == b"true")))
     }
 }
 
@@ -49,9 +44,7 @@ impl<S: Sync> FromRequestParts<S> for Htmx {
 fn html(status: StatusCode, template: &impl Template) -> Result<Response> {
     let text = template.render().map_err(Error::internal)?;
     let mut response = (status, Html(text)).into_response();
-    response
-        .headers_mut()
-        .insert(header::VARY, HeaderValue::from_static("HX-Request, Cookie"));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("HX-Request, Cookie"));
     Ok(response)
 }
 

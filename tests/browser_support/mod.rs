@@ -37,11 +37,7 @@ impl Server {
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let port = find_port(lines.map_while(Result::ok), "http://localhost:", "");
-        Self {
-            child,
-            url: format!("http://127.0.0.1:{port}"),
-            dir,
-        }
+        Self { child, url: format!("http://127.0.0.1:{port}"), dir }
     }
 
     /// Starts one on an empty folder.
@@ -65,18 +61,12 @@ impl Server {
         write!(stream, "{head}Host: {host}\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
-        let cut = answer
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .unwrap();
+        let cut = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
         let head = String::from_utf8_lossy(&answer[..cut]).to_lowercase();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let body = &answer[cut + 4..];
-        let body = if head.contains("transfer-encoding: chunked") {
-            unchunk(body)
-        } else {
-            body.to_vec()
-        };
+        let body =
+            if head.contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_vec() };
         (status, head, body)
     }
 
@@ -85,16 +75,10 @@ impl Server {
         let start = Instant::now();
         loop {
             let run = self.get(&format!("/api/v1/runs/{id}")).1;
-            if !matches!(
-                run["status"].as_str(),
-                Some("queued" | "running" | "stopping")
-            ) {
+            if !matches!(run["status"].as_str(), Some("queued" | "running" | "stopping")) {
                 return run;
             }
-            assert!(
-                start.elapsed() < longest,
-                "not over after {longest:?}: {run}"
-            );
+            assert!(start.elapsed() < longest, "not over after {longest:?}: {run}");
             pause().await;
         }
     }
@@ -201,11 +185,7 @@ impl Browser {
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .unwrap();
-        let browser = Self {
-            tab,
-            driver,
-            _profile: profile,
-        };
+        let browser = Self { tab, driver, _profile: profile };
         browser.size(1280, 900).await;
         browser
     }
@@ -213,30 +193,19 @@ impl Browser {
     /// A command of Chromium's own protocol.
     pub async fn cdp(&self, command: &str, parameters: Value) -> Value {
         let body = json!({ "cmd": command, "params": parameters });
-        self.tab
-            .issue_cmd(Raw {
-                path: "goog/cdp/execute",
-                body,
-            })
-            .await
-            .unwrap()
+        self.tab.issue_cmd(Raw { path: "goog/cdp/execute", body }).await.unwrap()
     }
 
     pub async fn size(&self, width: u32, height: u32) {
         let metrics =
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
-        self.cdp("Emulation.setDeviceMetricsOverride", metrics)
-            .await;
+        self.cdp("Emulation.setDeviceMetricsOverride", metrics).await;
     }
 
     /// What the system is said to want.
     pub async fn theme(&self, theme: Theme) {
         let features = json!([{ "name": "prefers-color-scheme", "value": theme.word() }]);
-        self.cdp(
-            "Emulation.setEmulatedMedia",
-            json!({ "features": features }),
-        )
-        .await;
+        self.cdp("Emulation.setEmulatedMedia", json!({ "features": features })).await;
     }
 
     pub async fn script(&self, code: &str) -> Value {
@@ -247,10 +216,7 @@ impl Browser {
     pub async fn until(&self, expression: &str, longest: Duration) {
         let start = Instant::now();
         while self.script(&format!("return Boolean({expression})")).await != json!(true) {
-            assert!(
-                start.elapsed() < longest,
-                "not so after {longest:?}: {expression}"
-            );
+            assert!(start.elapsed() < longest, "not so after {longest:?}: {expression}");
             pause().await;
         }
     }
@@ -259,10 +225,7 @@ impl Browser {
     pub async fn errors(&self) -> Vec<String> {
         let lines = self
             .tab
-            .issue_cmd(Raw {
-                path: "se/log",
-                body: json!({ "type": "browser" }),
-            })
+            .issue_cmd(Raw { path: "se/log", body: json!({ "type": "browser" }) })
             .await
             .unwrap();
         let severe = lines
@@ -270,9 +233,7 @@ impl Browser {
             .unwrap()
             .iter()
             .filter(|line| line["level"] == "SEVERE" || line["level"] == "WARNING");
-        severe
-            .map(|line| line["message"].as_str().unwrap_or_default().to_owned())
-            .collect()
+        severe.map(|line| line["message"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
     /// What axe finds against WCAG 2.2 AA on the page as it is.
@@ -336,10 +297,7 @@ fn decode(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bytes = Vec::new();
     let (mut bits, mut have) = (0_u32, 0);
-    for value in text
-        .bytes()
-        .filter_map(|byte| ALPHABET.iter().position(|known| *known == byte))
-    {
+    for value in text.bytes().filter_map(|byte| ALPHABET.iter().position(|known| *known == byte)) {
         bits = (bits << 6) | u32::try_from(value).unwrap();
         have += 6;
         if have >= 8 {
@@ -363,11 +321,7 @@ impl WebDriverCompatibleCommand for Raw {
         base: &url::Url,
         session: Option<&str>,
     ) -> Result<url::Url, url::ParseError> {
-        base.join(&format!(
-            "session/{}/{}",
-            session.unwrap_or_default(),
-            self.path
-        ))
+        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.path))
     }
 
     fn method_and_body(&self, _url: &url::Url) -> (axum::http::Method, Option<String>) {

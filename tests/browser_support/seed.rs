@@ -14,15 +14,7 @@ const NOW: i64 = 1_795_506_192_000;
 /// A finished run, a failed one and a stopped one.
 pub async fn three_states(dir: &Path) {
     let db = Db::open(&dir.join("tallow.db")).await.unwrap();
-    run(
-        &db,
-        dir,
-        "01JZ00000000000000000000A1",
-        "Sample run",
-        Status::Finished,
-        240,
-    )
-    .await;
+    run(&db, dir, "01JZ00000000000000000000A1", "Sample run", Status::Finished, 240).await;
     run(
         &db,
         dir,
@@ -49,15 +41,7 @@ pub async fn many(dir: &Path) {
     let db = Db::open(&dir.join("tallow.db")).await.unwrap();
     for number in 0..60 {
         let id = format!("01JZ00000000000000000000{number:02}");
-        run(
-            &db,
-            dir,
-            &id,
-            &format!("sweep {number}"),
-            Status::Finished,
-            0,
-        )
-        .await;
+        run(&db, dir, &id, &format!("sweep {number}"), Status::Finished, 0).await;
     }
     db.close().await;
 }
@@ -77,11 +61,8 @@ async fn run(db: &Db, dir: &Path, id: &str, name: &str, status: Status, steps: u
         created_ms: NOW,
     };
     runs::insert(db, &new).await.unwrap();
-    let change = Change {
-        status: Some(Status::Running),
-        started_ms: Some(NOW + 900),
-        ..Change::default()
-    };
+    let change =
+        Change { status: Some(Status::Running), started_ms: Some(NOW + 900), ..Change::default() };
     runs::change(db, id, NOW + 900, &change).await.unwrap();
     ingest::apply(db, id, NOW, &story(steps)).await.unwrap();
     let reason = (status == Status::Failed).then(|| {
@@ -110,16 +91,8 @@ fn story(steps: u64) -> Taken {
             epochs: 10.0,
         });
         let text = "the of a <script>alert(1)</script> he to and is".to_owned();
-        bodies.push(Body::Sample {
-            step: 0,
-            prompt: "Who are you?".to_owned(),
-            text,
-        });
-        bodies.push(Body::Phase {
-            phase: Phase::Training,
-            done: None,
-            total: None,
-        });
+        bodies.push(Body::Sample { step: 0, prompt: "Who are you?".to_owned(), text });
+        bodies.push(Body::Phase { phase: Phase::Training, done: None, total: None });
     }
     for step in 1..=steps {
         #[expect(clippy::cast_precision_loss, reason = "small")]
@@ -139,45 +112,19 @@ fn story(steps: u64) -> Taken {
         if step % 20 == 0 {
             values.push(("eval_loss", 6.3 * (-4.6 * x).exp() + 0.2));
         }
-        let values = values
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), Some(value)))
-            .collect();
-        bodies.push(Body::Metric {
-            step,
-            total_steps: 240,
-            epoch: 10.0 * x,
-            values,
-        });
+        let values = values.into_iter().map(|(key, value)| (key.to_owned(), Some(value))).collect();
+        bodies.push(Body::Metric { step, total_steps: 240, epoch: 10.0 * x, values });
         if step % 40 == 0 {
-            bodies.push(Body::Checkpoint {
-                step,
-                dir: format!("checkpoint-{step}"),
-            });
+            bodies.push(Body::Checkpoint { step, dir: format!("checkpoint-{step}") });
             lines.push(format!("07:44:00 saved checkpoint-{step}"));
         }
     }
     if steps == 240 {
         let text = "I am Tallow, a small model that was fine-tuned on this machine.".to_owned();
-        bodies.push(Body::Sample {
-            step: 240,
-            prompt: "Who are you?".to_owned(),
-            text,
-        });
+        bodies.push(Body::Sample { step: 240, prompt: "Who are you?".to_owned(), text });
     }
-    let event = |(seq, body)| Event {
-        seq,
-        at_ms: 1_795_506_193_000,
-        elapsed_s: seq as f64 * 0.28,
-        body,
-    };
+    let event =
+        |(seq, body)| Event { seq, at_ms: 1_795_506_193_000, elapsed_s: seq as f64 * 0.28, body };
     let events = (1..).zip(bodies).map(event).collect();
-    Taken {
-        events: Batch {
-            events,
-            ..Batch::default()
-        },
-        lines,
-        log_offset: 0,
-    }
+    Taken { events: Batch { events, ..Batch::default() }, lines, log_offset: 0 }
 }

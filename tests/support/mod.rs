@@ -69,21 +69,13 @@ impl Server {
             .unwrap()
             .parse()
             .unwrap();
-        Self {
-            child,
-            port,
-            greeting,
-            _stdout: stdout,
-        }
+        Self { child, port, greeting, _stdout: stdout }
     }
 
     /// A request as a script would send it.
     pub fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
         let host = format!("localhost:{}", self.port);
-        let headers = [
-            ("Host", host.as_str()),
-            ("Content-Type", "application/json"),
-        ];
+        let headers = [("Host", host.as_str()), ("Content-Type", "application/json")];
         let text = body.map(Value::to_string).unwrap_or_default();
         self.raw(method, path, &headers, &text)
     }
@@ -114,9 +106,7 @@ impl Server {
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
-        stream
-            .write_all(format!("{head}\r\n{body}").as_bytes())
-            .unwrap();
+        stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
         stream
     }
 
@@ -131,10 +121,7 @@ impl Server {
         while reader.read_line(&mut line).unwrap() > 2 {
             head += &std::mem::take(&mut line);
         }
-        Events {
-            reader,
-            head: head.to_ascii_lowercase(),
-        }
+        Events { reader, head: head.to_ascii_lowercase() }
     }
 
     /// A run of the fake worker's, by what it is to do.
@@ -183,24 +170,15 @@ impl Drop for Server {
 pub fn command(data: &Path, args: &[&str]) -> Command {
     let worker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/fake_worker.sh");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tallow"));
-    command
-        .args(["serve", "--port", "0", "--data-dir"])
-        .arg(data)
-        .args(args);
-    command
-        .env("WORKER_BIN", worker)
-        .env("RUST_LOG", "warn")
-        .stdin(Stdio::null());
+    command.args(["serve", "--port", "0", "--data-dir"]).arg(data).args(args);
+    command.env("WORKER_BIN", worker).env("RUST_LOG", "warn").stdin(Stdio::null());
     command
 }
 
 /// Sends a signal to one process.
 pub fn kill(pid: u32, signal: &str) {
-    let done = Command::new("kill")
-        .arg(format!("-{signal}"))
-        .arg(pid.to_string())
-        .status()
-        .unwrap();
+    let done =
+        Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().unwrap();
     assert!(done.success(), "kill -{signal} {pid}");
 }
 
@@ -221,34 +199,20 @@ impl Reply {
         let text = String::from_utf8_lossy(bytes);
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
         let mut lines = head.lines();
-        let status = lines
-            .next()
-            .and_then(|line| line.split(' ').nth(1))
-            .and_then(|code| code.parse().ok());
+        let status =
+            lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
         let headers: Vec<(String, String)> = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let chunked = headers
-            .iter()
-            .any(|(name, value)| name == "transfer-encoding" && value == "chunked");
-        let body = if chunked {
-            unchunk(body)
-        } else {
-            body.to_owned()
-        };
-        Self {
-            status: status.unwrap_or(0),
-            headers,
-            body,
-        }
+        let chunked =
+            headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+        let body = if chunked { unchunk(body) } else { body.to_owned() };
+        Self { status: status.unwrap_or(0), headers, body }
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     pub fn json(&self) -> Value {

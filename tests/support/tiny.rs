@@ -22,9 +22,7 @@ pub fn run_config(root: &Path, steps: u64, save_steps: u64) -> Value {
     fs::create_dir_all(&data).unwrap();
     let mut rows = String::new();
     for row in 0..64u32 {
-        let ids: Vec<u32> = (0..60 + row)
-            .map(|t| (t * t * 7 + row * 31) % 380 + 3)
-            .collect();
+        let ids: Vec<u32> = (0..60 + row).map(|t| (t * t * 7 + row * 31) % 380 + 3).collect();
         rows.push_str(&json!({"input_ids": ids, "labels": ids}).to_string());
         rows.push('\n');
     }
@@ -54,11 +52,6 @@ pub fn losses(dir: &Path) -> Vec<(u64, String)> {
     text.lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .filter(|line| line.get("loss").is_some())
-        .map(|line| {
-            (
-                line["current_steps"].as_u64().unwrap(),
-                line["loss"].to_string(),
-            )
-        })
+        .map(|line| (line["current_steps"].as_u64().unwrap(), line["loss"].to_string()))
         .collect()
 }

@@ -36,10 +36,7 @@ pub fn cpu_features() -> Vec<String> {
             ("avx2", std::arch::is_x86_feature_detected!("avx2")),
             ("fma", std::arch::is_x86_feature_detected!("fma")),
             ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-            (
-                "avx512bf16",
-                std::arch::is_x86_feature_detected!("avx512bf16"),
-            ),
+            ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
         ];
         found.extend(known.iter().filter(|k| k.1).map(|k| k.0.to_owned()));
     }
@@ -77,10 +74,7 @@ pub fn max(a: &[f32]) -> f32 {
             lanes[l] = if x[l] > lanes[l] { x[l] } else { lanes[l] };
         }
     }
-    lanes
-        .iter()
-        .chain(tail)
-        .fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m })
+    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m })
 }
 
 /// Sum of squares in f64, in sixteen lanes.
@@ -128,7 +122,7 @@ pub fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 8.333_452e-3);
     p = p.mul_add(r, 4.166_579_6e-2);
     p = p.mul_add(r, 1.666_666_5e-1);
-    p = p.mul_add(r, 5.000_000_1e-1);
+    p = p.mul_add(r, 0.5);
     let y = p.mul_add(r * r, r) + 1.0;
     let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
     let value = y * scale;
@@ -165,10 +159,7 @@ mod tests {
                 reference(f64::from(x)),
             );
             let error = (got - want).abs() / want.abs().max(1e-30);
-            assert!(
-                error < tolerance || (got - want).abs() < 1e-37,
-                "{name}({x}): {got} {want}"
-            );
+            assert!(error < tolerance || (got - want).abs() < 1e-37, "{name}({x}): {got} {want}");
         }
     }
 

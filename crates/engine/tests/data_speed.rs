@@ -34,18 +34,11 @@ fn a_thousand_rows_take_less_than_a_second() {
     let (template, _) = prepare_template(&args, &mut tokenizer).unwrap();
     let begin = cpu_seconds();
     let mut last = (0, 0);
-    let dataset = load(&args, Some((&tokenizer, &template)), &mut |done, total| {
-        last = (done, total)
-    })
-    .unwrap();
+    let dataset =
+        load(&args, Some((&tokenizer, &template)), &mut |done, total| last = (done, total))
+            .unwrap();
     let took = cpu_seconds() - begin;
     println!("1,000 rows: {took:.2} s of CPU time");
-    assert_eq!(
-        (dataset.train.len(), dataset.eval[0].1.len(), last),
-        (900, 100, (1000, 1000))
-    );
-    assert!(
-        took < 2.0,
-        "{took} s of CPU time are more than a second on two cores"
-    );
+    assert_eq!((dataset.train.len(), dataset.eval[0].1.len(), last), (900, 100, (1000, 1000)));
+    assert!(took < 2.0, "{took} s of CPU time are more than a second on two cores");
 }

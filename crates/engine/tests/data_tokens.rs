@@ -45,10 +45,7 @@ fn tokens_are_as_recorded() {
         );
         let (Some(args), Some(folder)) = (
             args(case),
-            shared(&format!(
-                "parity/tokenizers/{}",
-                case["tokenizer"].as_str().unwrap()
-            )),
+            shared(&format!("parity/tokenizers/{}", case["tokenizer"].as_str().unwrap())),
         ) else {
             return;
         };

@@ -8,28 +8,17 @@ use engine::data::tools::ToolFormat;
 use engine::data::{RunDate, TemplateOptions};
 use serde_json::{Value, json};
 
-const DAY: RunDate = RunDate {
-    year: 2026,
-    month: 11,
-    day: 24,
-};
+const DAY: RunDate = RunDate { year: 2026, month: 11, day: 24 };
 
 #[test]
 fn every_format_writes_tools_and_calls_as_the_reference() {
     let recorded: Value = serde_json::from_str(include_str!("data_support/tools.json")).unwrap();
     let tools = recorded["tools"].as_str().unwrap();
-    assert_eq!(
-        ToolFormat::names().count(),
-        recorded["formats"].as_object().unwrap().len()
-    );
+    assert_eq!(ToolFormat::names().count(), recorded["formats"].as_object().unwrap().len());
     for name in ToolFormat::names() {
         let format = ToolFormat::named(name).unwrap();
         let expected = &recorded["formats"][name];
-        assert_eq!(
-            json!(format.describe(tools, Some(DAY)).unwrap()),
-            expected["tools"],
-            "{name}"
-        );
+        assert_eq!(json!(format.describe(tools, Some(DAY)).unwrap()), expected["tools"], "{name}");
         for (i, call) in recorded["calls"].as_array().unwrap().iter().enumerate() {
             let text = format.calls(call.as_str().unwrap(), None, None).ok();
             assert_eq!(json!(text), expected["calls"][i], "{name} {call}");
@@ -44,12 +33,7 @@ fn wrong_tools_and_calls_are_explained() {
     assert!(tools("{}").contains("must be a JSON list"));
     assert!(tools("[1]").contains("must be a JSON object"));
     assert!(tools(r#"[{"name":"f"}]"#).contains("`f` has no `parameters`"));
-    assert!(
-        ToolFormat::Llama3
-            .describe("[{}]", None)
-            .unwrap_err()
-            .contains("date")
-    );
+    assert!(ToolFormat::Llama3.describe("[{}]", None).unwrap_err().contains("date"));
     let calls = |text: &str| ToolFormat::Qwen35.calls(text, None, None).unwrap_err();
     assert!(calls("hello").contains("Invalid JSON format in function message"));
     assert!(calls("[1]").contains("must be a JSON object"));
@@ -99,35 +83,16 @@ fn thoughts_are_added_and_removed() {
     let answer = |text: &str| Message::new(Role::Assistant, text);
     let check = |name: &str, thinking: Option<bool>, discard: bool, expected: &str| {
         let mut template = Template::get(name).unwrap();
-        let options = TemplateOptions {
-            enable_thinking: thinking,
-            ..TemplateOptions::default()
-        };
+        let options = TemplateOptions { enable_thinking: thinking, ..TemplateOptions::default() };
         template.configure(&options).unwrap();
         let [open, close] = template.thought_words.clone();
-        let messages = [
-            user("q"),
-            answer(&format!("{open}t{close}a")),
-            user("r"),
-            answer("b"),
-        ];
-        let pairs = template
-            .encode_multiturn(&Letters, &messages, "", "", discard)
-            .unwrap();
-        let text = |ids: &[u32]| {
-            ids.iter()
-                .filter_map(|id| char::from_u32(*id))
-                .collect::<String>()
-        };
-        let shown: Vec<_> = pairs
-            .iter()
-            .map(|(p, a)| format!("{}|{}", text(p), text(a)))
-            .collect();
-        let shown = shown
-            .join("~")
-            .replace("<|im_start|>", "")
-            .replace("<|im_end|>", "")
-            .replace('\n', "");
+        let messages = [user("q"), answer(&format!("{open}t{close}a")), user("r"), answer("b")];
+        let pairs = template.encode_multiturn(&Letters, &messages, "", "", discard).unwrap();
+        let text =
+            |ids: &[u32]| ids.iter().filter_map(|id| char::from_u32(*id)).collect::<String>();
+        let shown: Vec<_> = pairs.iter().map(|(p, a)| format!("{}|{}", text(p), text(a))).collect();
+        let shown =
+            shown.join("~").replace("<|im_start|>", "").replace("<|im_end|>", "").replace('\n', "");
         assert_eq!(shown, expected, "{name} {thinking:?} {discard}");
     };
     check(
@@ -136,30 +101,15 @@ fn thoughts_are_added_and_removed() {
         false,
         "userqassistant|<think>t</think>a~userrassistant|<think></think>b",
     );
-    check(
-        "qwen3",
-        Some(true),
-        true,
-        "userqassistant|a~userrassistant|<think></think>b",
-    );
-    check(
-        "qwen3",
-        None,
-        false,
-        "userqassistant|<think>t</think>a~userrassistant<think></think>|b",
-    );
+    check("qwen3", Some(true), true, "userqassistant|a~userrassistant|<think></think>b");
+    check("qwen3", None, false, "userqassistant|<think>t</think>a~userrassistant<think></think>|b");
     check(
         "qwen3",
         Some(false),
         false,
         "userqassistant<think></think>|a~userrassistant<think></think>|b",
     );
-    check(
-        "qwen3_nothink",
-        Some(false),
-        false,
-        "userqassistant|<think>t</think>a~userrassistant|b",
-    );
+    check("qwen3_nothink", Some(false), false, "userqassistant|<think>t</think>a~userrassistant|b");
     check(
         "glm4_7",
         Some(true),
@@ -171,25 +121,12 @@ fn thoughts_are_added_and_removed() {
 #[test]
 fn an_older_release_separates_its_turns() {
     let template = Template::get("qwen@0.8.3").unwrap();
-    let messages = [
-        ("u", Role::User),
-        ("a", Role::Assistant),
-        ("v", Role::User),
-        ("b", Role::Assistant),
-    ]
-    .map(|(text, role)| Message::new(role, text));
-    let pairs = template
-        .encode_multiturn(&Letters, &messages, "", "", false)
-        .unwrap();
-    let text = |ids: &[u32]| {
-        ids.iter()
-            .filter_map(|id| char::from_u32(*id))
-            .collect::<String>()
-    };
-    assert_eq!(
-        text(&pairs[1].0),
-        "\n<|im_start|>user\nv<|im_end|>\n<|im_start|>assistant\n"
-    );
+    let messages =
+        [("u", Role::User), ("a", Role::Assistant), ("v", Role::User), ("b", Role::Assistant)]
+            .map(|(text, role)| Message::new(role, text));
+    let pairs = template.encode_multiturn(&Letters, &messages, "", "", false).unwrap();
+    let text = |ids: &[u32]| ids.iter().filter_map(|id| char::from_u32(*id)).collect::<String>();
+    assert_eq!(text(&pairs[1].0), "\n<|im_start|>user\nv<|im_end|>\n<|im_start|>assistant\n");
     assert!(
         text(&pairs[0].0)
             .starts_with("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")

@@ -37,31 +37,18 @@ fn json_of(path: &Path) -> Value {
 
 fn tensors(weights: &Weights) -> Vec<(&str, Tensor)> {
     let one = |(name, weight): (&'_ String, &engine::model::weights::WeightData)| {
-        let Data::F32(data) = &weight.data else {
-            panic!("{name} is not f32")
-        };
+        let Data::F32(data) = &weight.data else { panic!("{name} is not f32") };
         Tensor::from_slice(data, weight.shape.as_slice(), &Device::Cpu).unwrap()
     };
-    weights
-        .iter()
-        .map(|entry| (entry.0.as_str(), one(entry)))
-        .collect()
+    weights.iter().map(|entry| (entry.0.as_str(), one(entry))).collect()
 }
 
 fn borrowed<'a>(tensors: &'a [(&'a str, Tensor)]) -> Vec<(&'a str, &'a Tensor)> {
-    tensors
-        .iter()
-        .map(|(name, tensor)| (*name, tensor))
-        .collect()
+    tensors.iter().map(|(name, tensor)| (*name, tensor)).collect()
 }
 
 fn options(max_shard: u64) -> SaveOptions<'static> {
-    SaveOptions {
-        dtype: Dtype::F32,
-        max_shard,
-        generation: None,
-        stop_ids: &[],
-    }
+    SaveOptions { dtype: Dtype::F32, max_shard, generation: None, stop_ids: &[] }
 }
 
 #[test]
@@ -75,18 +62,9 @@ fn models_are_written_as_transformers_wrote_them() {
         let loaded = read_folder(&source, &config, Dtype::F32).unwrap();
         let tensors = tensors(&loaded.weights);
         let out = tempfile::tempdir().unwrap();
-        save_model(
-            out.path(),
-            &config,
-            &borrowed(&tensors),
-            &options(MAX_SHARD),
-        )
-        .unwrap();
+        save_model(out.path(), &config, &borrowed(&tensors), &options(MAX_SHARD)).unwrap();
         let bytes = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
-        assert!(
-            bytes(out.path()) == bytes(&source),
-            "{name}: weights differ"
-        );
+        assert!(bytes(out.path()) == bytes(&source), "{name}: weights differ");
         // Python writes 1e-05 where Rust writes 1e-5: the values are compared, in their order.
         let settings = |dir: &Path| json_of(&dir.join("config.json")).to_string();
         assert_eq!(settings(out.path()), settings(&source), "{name}");
@@ -117,38 +95,21 @@ fn large_models_go_into_shards_and_back() {
     save_model(out.path(), &config, &borrowed(&tensors), &options(300_000)).unwrap();
     let index = json_of(&out.path().join("model.safetensors.index.json"));
     assert_eq!(index["metadata"]["total_size"], json!(862_720));
-    assert_eq!(
-        index["weight_map"].as_object().unwrap().len(),
-        tensors.len()
-    );
+    assert_eq!(index["weight_map"].as_object().unwrap().len(), tensors.len());
     let shards = names();
     assert_eq!(shards.len(), 4, "three and the index: {shards:?}");
     for shard in &shards[..3] {
-        assert!(
-            fs::metadata(out.path().join(shard)).unwrap().len() < 300_000 + 4096,
-            "{shard}"
-        );
+        assert!(fs::metadata(out.path().join(shard)).unwrap().len() < 300_000 + 4096, "{shard}");
     }
     let back = read_folder(out.path(), &config, Dtype::F32).unwrap();
     assert_eq!(back.weights, loaded.weights);
     // Saved whole into the same folder, the shards go: they would be stale.
-    save_model(
-        out.path(),
-        &config,
-        &borrowed(&tensors),
-        &options(MAX_SHARD),
-    )
-    .unwrap();
+    save_model(out.path(), &config, &borrowed(&tensors), &options(MAX_SHARD)).unwrap();
     assert_eq!(names(), ["model.safetensors"]);
     // One tensor a file, each larger than the bound.
     save_model(out.path(), &config, &borrowed(&tensors), &options(1)).unwrap();
     assert_eq!(names().len(), tensors.len() + 1);
-    assert_eq!(
-        read_folder(out.path(), &config, Dtype::F32)
-            .unwrap()
-            .weights,
-        loaded.weights
-    );
+    assert_eq!(read_folder(out.path(), &config, Dtype::F32).unwrap().weights, loaded.weights);
 }
 
 #[test]
@@ -161,23 +122,14 @@ fn bf16_is_written_as_the_nearest() {
     let loaded = read_folder(&source, &config, Dtype::F32).unwrap();
     let tensors = tensors(&loaded.weights);
     let out = tempfile::tempdir().unwrap();
-    let options = SaveOptions {
-        dtype: Dtype::Bf16,
-        ..options(MAX_SHARD)
-    };
+    let options = SaveOptions { dtype: Dtype::Bf16, ..options(MAX_SHARD) };
     // A tied head that the caller passes along is not written.
     let mut all = borrowed(&tensors);
     all.push(("lm_head.weight", all[0].1));
     save_model(out.path(), &config, &all, &options).unwrap();
     let back = read_folder(out.path(), &config, Dtype::Bf16).unwrap();
-    assert_eq!(
-        back.weights,
-        read_folder(&source, &config, Dtype::Bf16).unwrap().weights
-    );
-    assert_eq!(
-        json_of(&out.path().join("config.json"))["dtype"],
-        json!("bfloat16")
-    );
+    assert_eq!(back.weights, read_folder(&source, &config, Dtype::Bf16).unwrap().weights);
+    assert_eq!(json_of(&out.path().join("config.json"))["dtype"], json!("bfloat16"));
 }
 
 #[test]
@@ -197,10 +149,7 @@ fn a_gguf_model_gets_a_config_of_its_own() {
     for (field, value) in expected.as_object().unwrap() {
         assert_eq!(saved[field], *value, "{field}");
     }
-    assert_eq!(
-        saved.as_object().unwrap().len(),
-        expected.as_object().unwrap().len()
-    );
+    assert_eq!(saved.as_object().unwrap().len(), expected.as_object().unwrap().len());
 }
 
 #[test]
@@ -215,34 +164,19 @@ fn generation_stops_at_the_stop_words_too() {
         let config = ModelConfig::from_value(config, "test").unwrap();
         let dir = tempfile::tempdir().unwrap();
         if before.is_object() {
-            fs::write(
-                dir.path().join("generation_config.json"),
-                before.to_string(),
-            )
-            .unwrap();
+            fs::write(dir.path().join("generation_config.json"), before.to_string()).unwrap();
         }
         let generation = read_generation_config(dir.path()).unwrap();
-        let options = SaveOptions {
-            generation: generation.as_ref(),
-            stop_ids: stops,
-            ..options(MAX_SHARD)
-        };
+        let options =
+            SaveOptions { generation: generation.as_ref(), stop_ids: stops, ..options(MAX_SHARD) };
         save_model(dir.path(), &config, &[], &options).unwrap();
-        assert_eq!(
-            json_of(&dir.path().join("generation_config.json")),
-            expected
-        );
+        assert_eq!(json_of(&dir.path().join("generation_config.json")), expected);
     };
     let plain = |eos: Value| json!({ "bos_token_id": 1, "pad_token_id": 0, "eos_token_id": eos });
     check(json!(2), json!(null), &[], plain(json!(2)));
     check(json!(2), json!(null), &[2], plain(json!(2)));
     check(json!([2, 3]), json!(null), &[5], plain(json!([2, 3, 5])));
-    check(
-        json!(null),
-        json!(null),
-        &[],
-        json!({ "bos_token_id": 1, "pad_token_id": 0 }),
-    );
+    check(json!(null), json!(null), &[], json!({ "bos_token_id": 1, "pad_token_id": 0 }));
     let before = json!({
         "_from_model_config": true, "eos_token_id": [4, 2], "temperature": 0.7, "pad_token_id": 4,
     });
@@ -266,19 +200,9 @@ fn adapters_are_written_as_peft_wrote_them() {
         let tensors = tensors(&adapter.weights);
         let out = tempfile::tempdir().unwrap();
         let base = &adapter.base_model;
-        save_adapter(
-            out.path(),
-            &adapter.lora,
-            base,
-            &borrowed(&tensors),
-            Dtype::F32,
-        )
-        .unwrap();
+        save_adapter(out.path(), &adapter.lora, base, &borrowed(&tensors), Dtype::F32).unwrap();
         let weights = |dir: &Path| fs::read(dir.join("adapter_model.safetensors")).unwrap();
-        assert!(
-            weights(out.path()) == weights(&source),
-            "{name}: weights differ"
-        );
+        assert!(weights(out.path()) == weights(&source), "{name}: weights differ");
         // PEFT's order of target_modules is that of a set.
         let settings = |dir: &Path| {
             let mut value = json_of(&dir.join("adapter_config.json"));
@@ -309,23 +233,13 @@ fn adapters_that_are_something_else_are_refused_by_name() {
             Ok(_) => assert_eq!(expected, "", "{field} was let through"),
             Err(error) => {
                 let error = error.to_string();
-                assert!(
-                    !expected.is_empty() && error.contains(expected),
-                    "{field}: {error}"
-                );
-                assert!(
-                    error.lines().count() == 1 && error.contains("adapter_"),
-                    "{error}"
-                );
+                assert!(!expected.is_empty() && error.contains(expected), "{field}: {error}");
+                assert!(error.lines().count() == 1 && error.contains("adapter_"), "{error}");
             }
         }
     };
     check("use_dora", json!(true), "use_dora: true is not supported");
-    check(
-        "modules_to_save",
-        json!(["lm_head"]),
-        "modules_to_save: [\"lm_head\"] is not",
-    );
+    check("modules_to_save", json!(["lm_head"]), "modules_to_save: [\"lm_head\"] is not");
     check("rank_pattern", json!({ "q_proj": 8 }), "rank_pattern");
     check("alpha_pattern", json!({ "q_proj": 8 }), "alpha_pattern");
     check("bias", json!("all"), "bias");
@@ -336,11 +250,7 @@ fn adapters_that_are_something_else_are_refused_by_name() {
     check("r", json!(8), "has shape [4, 64], expected [8, 64]");
     check("lora_alpha", json!("x"), "lora_alpha: expected a number");
     check("target_modules", json!(["q_proj"]), "belongs to no layer");
-    check(
-        "target_modules",
-        json!(["q_prj"]),
-        "q_prj names no linear layer",
-    );
+    check("target_modules", json!(["q_prj"]), "q_prj names no linear layer");
     check("target_modules", json!("all-linear"), "");
     check("target_modules", json!(r".*\.(self_attn|mlp)\..*_proj"), "");
     check("use_rslora", json!(true), "");

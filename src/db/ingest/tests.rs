@@ -25,43 +25,19 @@ async fn fixture() -> (tempfile::TempDir, Db, RunRow) {
 }
 
 fn taken(first: u64, bodies: Vec<Body>) -> Taken {
-    let event = |(seq, body)| Event {
-        seq,
-        at_ms: 5,
-        elapsed_s: seq as f64,
-        body,
-    };
+    let event = |(seq, body)| Event { seq, at_ms: 5, elapsed_s: seq as f64, body };
     let events: Vec<Event> = (first..).zip(bodies).map(event).collect();
     let offset = events.last().map_or(0, |event| event.seq * 10);
-    Taken {
-        events: Batch {
-            events,
-            offset,
-            ..Batch::default()
-        },
-        ..Taken::default()
-    }
+    Taken { events: Batch { events, offset, ..Batch::default() }, ..Taken::default() }
 }
 
 fn loss(step: u64, value: f64) -> Body {
-    Body::metric(
-        step,
-        100,
-        step as f64 / 10.0,
-        &[("loss", value), ("lr", 0.1)],
-    )
+    Body::metric(step, 100, step as f64 / 10.0, &[("loss", value), ("lr", 0.1)])
 }
 
 async fn curve(db: &Db, run: i64, key: &str) -> Vec<(i64, Option<f64>)> {
-    let query = Query {
-        keys: vec![key.to_owned()],
-        ..Query::default()
-    };
-    let series = metrics::series(db, run, &query)
-        .await
-        .unwrap()
-        .swap_remove(key)
-        .unwrap();
+    let query = Query { keys: vec![key.to_owned()], ..Query::default() };
+    let series = metrics::series(db, run, &query).await.unwrap().swap_remove(key).unwrap();
     series.step.into_iter().zip(series.value).collect()
 }
 
@@ -73,32 +49,16 @@ async fn a_batch_twice_is_a_batch_once() {
         vec![
             loss(1, 3.0),
             loss(2, f64::NAN),
-            Body::Checkpoint {
-                step: 2,
-                dir: "checkpoint-2".into(),
-            },
+            Body::Checkpoint { step: 2, dir: "checkpoint-2".into() },
         ],
     );
     let once = apply(&db, &row.id, 9, &batch).await.unwrap();
     let twice = apply(&db, &row.id, 9, &batch).await.unwrap();
-    assert_eq!(
-        (once.seq, once.worker_seq, once.events_offset),
-        (twice.seq, 3, 30)
-    );
-    assert_eq!(
-        (twice.step, twice.checkpoint_step, twice.last_loss),
-        (2, Some(2), None)
-    );
-    assert_eq!(
-        curve(&db, row.num, "loss").await,
-        [(1, Some(3.0)), (2, None)]
-    );
-    let kinds: Vec<_> = events::after(&db, row.num, 0, 99)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|e| e.kind)
-        .collect();
+    assert_eq!((once.seq, once.worker_seq, once.events_offset), (twice.seq, 3, 30));
+    assert_eq!((twice.step, twice.checkpoint_step, twice.last_loss), (2, Some(2), None));
+    assert_eq!(curve(&db, row.num, "loss").await, [(1, Some(3.0)), (2, None)]);
+    let kinds: Vec<_> =
+        events::after(&db, row.num, 0, 99).await.unwrap().into_iter().map(|e| e.kind).collect();
     assert_eq!(kinds, ["metric", "metric", "checkpoint", "state"]);
 }
 
@@ -113,11 +73,7 @@ async fn a_rewind_leaves_one_value_a_step() {
     assert_eq!(row.step, 290);
     let curve = curve(&db, row.num, "loss").await;
     assert_eq!(curve.len(), 290);
-    assert!(
-        curve
-            .iter()
-            .all(|(step, value)| *value == Some(if *step > 280 { 2.0 } else { 1.0 }))
-    );
+    assert!(curve.iter().all(|(step, value)| *value == Some(if *step > 280 { 2.0 } else { 1.0 })));
     // the blocks agree with the points
     let blocks: Vec<(i64, i64, f64, i64)> = sqlx::query_as(
         "select block, n, total, last_step from metric_block b join metric_key k on k.id = b.key \
@@ -135,9 +91,7 @@ async fn a_rewind_leaves_one_value_a_step() {
 #[tokio::test]
 async fn a_journal_that_begins_anew_replaces_the_old_one() {
     let (_dir, db, row) = fixture().await;
-    apply(&db, &row.id, 9, &taken(1, vec![loss(1, 1.0), loss(2, 1.0)]))
-        .await
-        .unwrap();
+    apply(&db, &row.id, 9, &taken(1, vec![loss(1, 1.0), loss(2, 1.0)])).await.unwrap();
     let mut batch = taken(1, vec![loss(1, 7.0)]);
     batch.events.restarted = true;
     let row = apply(&db, &row.id, 9, &batch).await.unwrap();
@@ -149,13 +103,7 @@ async fn a_journal_that_begins_anew_replaces_the_old_one() {
 async fn last_words_and_log_lines() {
     let (_dir, db, row) = fixture().await;
     let code = ExitCode::BadInput.code();
-    let mut batch = taken(
-        1,
-        vec![Body::Exit {
-            code,
-            message: Some("no".to_owned()),
-        }],
-    );
+    let mut batch = taken(1, vec![Body::Exit { code, message: Some("no".to_owned()) }]);
     (batch.lines, batch.log_offset) = (vec!["one".to_owned(), "two".to_owned()], 8);
     let row = apply(&db, &row.id, 9, &batch).await.unwrap();
     assert_eq!(
@@ -173,21 +121,12 @@ async fn long_curves_come_in_buckets() {
     for first in (1..=60_000_u64).step_by(10_000) {
         let points =
             (first..first + 10_000).map(|step| loss(step, if step == spike { 50.0 } else { 1.0 }));
-        apply(&db, &row.id, 9, &taken(first, points.collect()))
-            .await
-            .unwrap();
+        apply(&db, &row.id, 9, &taken(first, points.collect())).await.unwrap();
     }
     for points in [1500, 30] {
-        let query = Query {
-            keys: vec!["loss".to_owned()],
-            points,
-            ..Query::default()
-        };
-        let series = metrics::series(&db, row.num, &query)
-            .await
-            .unwrap()
-            .swap_remove("loss")
-            .unwrap();
+        let query = Query { keys: vec!["loss".to_owned()], points, ..Query::default() };
+        let series =
+            metrics::series(&db, row.num, &query).await.unwrap().swap_remove("loss").unwrap();
         let (step, max) = (&series.step, series.max.as_ref().unwrap());
         assert!(
             step.len() <= points as usize + 1 && step.len() * 3 > points as usize,
@@ -205,11 +144,7 @@ async fn long_curves_come_in_buckets() {
         to: Some(spike as i64 + 1),
         ..Query::default()
     };
-    let series = metrics::series(&db, row.num, &query)
-        .await
-        .unwrap()
-        .swap_remove("loss")
-        .unwrap();
+    let series = metrics::series(&db, row.num, &query).await.unwrap().swap_remove("loss").unwrap();
     assert_eq!(series.value, [Some(1.0), Some(50.0), Some(1.0)]);
     assert!(series.min.is_none());
 }

@@ -229,9 +229,7 @@ impl Watch {
             Some(child) => child.start_kill().is_ok(),
             None => {
                 let dir = self.dir.clone();
-                tokio::task::spawn_blocking(move || spawn::kill_holder(&dir))
-                    .await
-                    .unwrap_or(false)
+                tokio::task::spawn_blocking(move || spawn::kill_holder(&dir)).await.unwrap_or(false)
             }
         };
         if !killed {
@@ -248,10 +246,8 @@ impl Watch {
             return Ok(true);
         }
         if !Path::new(&row.output_dir).is_dir() {
-            let change = Change {
-                reason: Some(Some("its folder is gone".to_owned())),
-                ..Change::default()
-            };
+            let change =
+                Change { reason: Some(Some("its folder is gone".to_owned())), ..Change::default() };
             self.jobs.step(&self.id, Input::Vanished, change).await?;
             return Ok(true);
         }
@@ -262,22 +258,9 @@ impl Watch {
         } else {
             None
         };
-        let change = Change {
-            reason: Some(reason),
-            worker_pid: Some(pid),
-            ..Change::default()
-        };
-        let (row, effect) = self
-            .jobs
-            .step(
-                &self.id,
-                Input::Ended {
-                    how,
-                    step: row.step,
-                },
-                change,
-            )
-            .await?;
+        let change = Change { reason: Some(reason), worker_pid: Some(pid), ..Change::default() };
+        let (row, effect) =
+            self.jobs.step(&self.id, Input::Ended { how, step: row.step }, change).await?;
         match effect {
             Effect::Spawn(pause) => self.restart(row, pause).await,
             Effect::Follow => Ok(false),
@@ -303,12 +286,8 @@ impl Watch {
         }
         match self.spawn(&row, true).await {
             Ok(pid) => {
-                self.note(Change {
-                    worker_pid: Some(pid),
-                    spawned: true,
-                    ..Change::default()
-                })
-                .await
+                self.note(Change { worker_pid: Some(pid), spawned: true, ..Change::default() })
+                    .await
             }
             // without a child and a lock the next round counts it as another death
             Err(error) => {
@@ -382,8 +361,7 @@ fn run_file(row: &RunRow) -> RunFile {
 fn ending(row: &RunRow, status: Option<ExitStatus>) -> Ending {
     let said = row.exit_code.and_then(|code| i32::try_from(code).ok());
     let code = said.or_else(|| status.and_then(|status| status.code()));
-    code.and_then(ExitCode::from_code)
-        .map_or(Ending::Died, Ending::Exit)
+    code.and_then(ExitCode::from_code).map_or(Ending::Died, Ending::Exit)
 }
 
 fn reason(row: &RunRow, how: Ending, status: Option<ExitStatus>) -> Option<String> {
@@ -392,11 +370,9 @@ fn reason(row: &RunRow, how: Ending, status: Option<ExitStatus>) -> Option<Strin
         Ending::Exit(ExitCode::Locked) => {
             Some("another process works on this run; it is followed".to_owned())
         }
-        Ending::Exit(code) => Some(
-            row.exit_message
-                .clone()
-                .unwrap_or_else(|| code.describe().to_owned()),
-        ),
+        Ending::Exit(code) => {
+            Some(row.exit_message.clone().unwrap_or_else(|| code.describe().to_owned()))
+        }
         Ending::Died if row.status == Status::Stopping => None,
         Ending::Died => {
             let signal = status
@@ -406,10 +382,7 @@ fn reason(row: &RunRow, how: Ending, status: Option<ExitStatus>) -> Option<Strin
                 .and_then(|status| status.code())
                 .map(|code| format!(" (exit status {code})"));
             let how = signal.or(code).unwrap_or_default();
-            Some(format!(
-                "the worker died{how} at step {}; its log may say why",
-                row.step
-            ))
+            Some(format!("the worker died{how} at step {}; its log may say why", row.step))
         }
     }
 }

@@ -132,26 +132,15 @@ pub async fn list(
 ) -> Result<Json<RunList>> {
     let status = query.status.filter(|status| !status.is_empty());
     let status = status
-        .map(|text| {
-            text.parse()
-                .map_err(|_| Error::bad_request("status: no such status."))
-        })
+        .map(|text| text.parse().map_err(|_| Error::bad_request("status: no such status.")))
         .transpose()?;
     let limit = query.limit.unwrap_or(50).clamp(1, 1000);
-    let filter = Filter {
-        status,
-        text: query.q,
-        before: query.before,
-        limit: limit + 1,
-    };
+    let filter = Filter { status, text: query.q, before: query.before, limit: limit + 1 };
     let mut rows = runs::list(&state.db, &filter).await?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next = rows.last().filter(|_| more).map(|row| row.id.clone());
-    Ok(Json(RunList {
-        runs: rows.into_iter().map(Run::new).collect(),
-        next,
-    }))
+    Ok(Json(RunList { runs: rows.into_iter().map(Run::new).collect(), next }))
 }
 
 /// Queues a run. The body is the YAML configuration as JSON; `start_id` (any unique text, a UUID say) may be added, and
@@ -179,11 +168,7 @@ pub async fn create(
     };
     let pairs = config.into_iter().collect();
     let (row, fresh) = state.jobs.create(&pairs, start_id).await?;
-    let status = if fresh {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
+    let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
     let location = [(header::LOCATION, format!("/api/v1/runs/{}", row.id))];
     Ok((status, location, Json(Run::new(row))).into_response())
 }
@@ -232,20 +217,8 @@ pub struct Curve {
 
 impl From<Series> for Curve {
     fn from(series: Series) -> Self {
-        let Series {
-            step,
-            value,
-            min,
-            max,
-            of,
-        } = series;
-        Self {
-            step,
-            value,
-            min,
-            max,
-            of,
-        }
+        let Series { step, value, min, max, of } = series;
+        Self { step, value, min, max, of }
     }
 }
 
@@ -277,12 +250,7 @@ pub async fn metrics(
         upto: query.upto,
     };
     let series = metrics::series(&state.db, run.num, &wanted).await?;
-    Ok(Json(
-        series
-            .into_iter()
-            .map(|(key, series)| (key, series.into()))
-            .collect(),
-    ))
+    Ok(Json(series.into_iter().map(|(key, series)| (key, series.into())).collect()))
 }
 
 /// How much of the log.
@@ -318,10 +286,8 @@ pub async fn log(
         .await
         .map_err(Error::internal)?;
     let lines = lines.map_err(Error::internal)?;
-    let accept = headers
-        .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let accept =
+        headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.starts_with("text/plain") {
         return Ok((lines.join("\n") + "\n").into_response());
     }
@@ -379,7 +345,5 @@ pub async fn resume(State(state): State<AppState>, Id(id): Id) -> Result<Respons
 }
 
 async fn find(state: &AppState, id: &str) -> Result<RunRow> {
-    runs::get(&state.db, id)
-        .await?
-        .ok_or_else(|| Error::not_found("run", id))
+    runs::get(&state.db, id).await?.ok_or_else(|| Error::not_found("run", id))
 }

@@ -41,11 +41,7 @@ pub fn count(value: Option<f64>) -> String {
         _ => (1.0, ""),
     };
     let scaled = value / scale;
-    let digits = usize::from(if unit.is_empty() {
-        value < 10.0
-    } else {
-        scaled < 100.0
-    });
+    let digits = usize::from(if unit.is_empty() { value < 10.0 } else { scaled < 100.0 });
     format!("{scaled:.digits$}{unit}")
 }
 
@@ -69,11 +65,7 @@ pub fn duration(seconds: Option<f64>) -> String {
     let Some(seconds) = seconds.filter(|s| s.is_finite() && (0.0..1e12).contains(s)) else {
         return NONE.to_owned();
     };
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked above"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
     let s = seconds.round() as u64;
     match s {
         0..60 => format!("{s} s"),
@@ -100,11 +92,7 @@ pub fn iso(ms: i64) -> String {
 #[must_use]
 pub fn utc(ms: i64) -> String {
     let text = iso(ms);
-    format!(
-        "{} {} UTC",
-        text.get(..10).unwrap_or_default(),
-        text.get(11..16).unwrap_or_default()
-    )
+    format!("{} {} UTC", text.get(..10).unwrap_or_default(), text.get(11..16).unwrap_or_default())
 }
 
 /// Days since 1970 as year, month and day (Howard Hinnant's `civil_from_days`).
@@ -155,13 +143,9 @@ mod tests {
         ] {
             assert_eq!(count(Some(value)), expected);
         }
-        for (value, expected) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (1_234_567, "1,234,567"),
-            (-1000, "−1,000"),
-        ] {
+        for (value, expected) in
+            [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567"), (-1000, "−1,000")]
+        {
             assert_eq!(whole(value), expected);
         }
     }

@@ -45,11 +45,7 @@ pub async fn home(
         data_dir: state.config.data_dir.display().to_string(),
         start_id: ulid::Ulid::new().to_string(),
     };
-    if htmx.0 {
-        html(StatusCode::OK, &page.as_main())
-    } else {
-        html(StatusCode::OK, &page)
-    }
+    if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
 }
 
 /// POST /demo: queues the sample run; the same `start_id` twice makes one run.
@@ -61,9 +57,7 @@ pub async fn demo(
     htmx: Htmx,
     Form(start): Form<Start>,
 ) -> Result<Response> {
-    let start_id = start
-        .start_id
-        .filter(|id| !id.is_empty() && id.len() <= 100);
+    let start_id = start.start_id.filter(|id| !id.is_empty() && id.len() <= 100);
     let row = state.jobs.demo(start_id).await?;
     Ok(go(htmx, &format!("/runs/{}", row.id)))
 }

@@ -29,25 +29,15 @@ pub fn page(headers: &HeaderMap, wrong: bool) -> Response {
         .as_ref()
         .map(|file| String::from_utf8_lossy(&file.data).into_owned())
         .unwrap_or_default();
-    let hash = file
-        .map(|file| base64(&file.metadata.sha256_hash()))
-        .unwrap_or_default();
-    let mut response = html(
-        StatusCode::UNAUTHORIZED,
-        &Login {
-            shell: Shell::bare(headers),
-            styles,
-            wrong,
-        },
-    )
-    .unwrap_or_else(IntoResponse::into_response);
+    let hash = file.map(|file| base64(&file.metadata.sha256_hash())).unwrap_or_default();
+    let mut response =
+        html(StatusCode::UNAUTHORIZED, &Login { shell: Shell::bare(headers), styles, wrong })
+            .unwrap_or_else(IntoResponse::into_response);
     let policy = format!(
         "default-src 'none'; style-src 'sha256-{hash}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     );
     if let Ok(policy) = HeaderValue::try_from(policy) {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_SECURITY_POLICY, policy);
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     response
 }
@@ -56,17 +46,11 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for three in bytes.chunks(3) {
-        let bits = three
-            .iter()
-            .fold(0_u32, |bits, byte| (bits << 8) | u32::from(*byte))
+        let bits = three.iter().fold(0_u32, |bits, byte| (bits << 8) | u32::from(*byte))
             << (8 * (3 - three.len()));
         for place in 0..4 {
             let digit = (bits >> (18 - 6 * place)) as usize & 63;
-            text.push(if place <= three.len() {
-                char::from(ALPHABET[digit])
-            } else {
-                '='
-            });
+            text.push(if place <= three.len() { char::from(ALPHABET[digit]) } else { '=' });
         }
     }
     text
@@ -79,13 +63,9 @@ mod tests {
 
     #[test]
     fn base64s() {
-        for (bytes, expected) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-        ] {
+        for (bytes, expected) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
             assert_eq!(base64(bytes.as_bytes()), expected);
         }
     }
@@ -94,17 +74,12 @@ mod tests {
     fn the_page_asks_for_nothing() {
         let response = page(&HeaderMap::new(), true);
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-        let policy = response.headers()[header::CONTENT_SECURITY_POLICY]
-            .to_str()
-            .unwrap();
+        let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
         assert!(policy.contains("style-src 'sha256-") && !policy.contains("sha256-'"));
-        let html = Login {
-            shell: Shell::bare(&HeaderMap::new()),
-            styles: String::new(),
-            wrong: true,
-        }
-        .render()
-        .unwrap();
+        let html =
+            Login { shell: Shell::bare(&HeaderMap::new()), styles: String::new(), wrong: true }
+                .render()
+                .unwrap();
         assert!(html.contains("role=\"alert\"") && !html.contains("/assets/"));
     }
 }

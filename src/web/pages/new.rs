@@ -89,16 +89,9 @@ pub async fn form(
     let (typed, from) = match wanted.from.filter(|id| !id.is_empty()) {
         None => (Typed::fresh(), None),
         Some(id) => {
-            let row = runs::get(&state.db, &id)
-                .await?
-                .ok_or_else(|| Error::not_found("run", &id))?;
-            (
-                Typed::clone_of(&row.config_map()),
-                Some(From {
-                    id: row.id,
-                    name: row.name,
-                }),
-            )
+            let row =
+                runs::get(&state.db, &id).await?.ok_or_else(|| Error::not_found("run", &id))?;
+            (Typed::clone_of(&row.config_map()), Some(From { id: row.id, name: row.name }))
         }
     };
     let drawing = Drawing {
@@ -109,11 +102,7 @@ pub async fn form(
         errors: None,
     };
     let page = drawing.page(&state, &headers).await?;
-    if htmx.0 {
-        html(StatusCode::OK, &page.as_main())
-    } else {
-        html(StatusCode::OK, &page)
-    }
+    if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
 }
 
 /// POST /runs/new/check: the preview of what is typed, with everything that is wrong.
@@ -143,27 +132,16 @@ pub async fn create(
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
-    let start_id = typed
-        .take("start_id")
-        .filter(|id| !id.is_empty() && id.len() <= 100);
+    let start_id = typed.take("start_id").filter(|id| !id.is_empty() && id.len() <= 100);
     match state.jobs.create(&typed.pairs(), start_id.clone()).await {
         Ok((row, _)) => Ok(go(htmx, &format!("/runs/{}", row.id))),
         Err(CreateError::Invalid(errors)) => {
             let errors = errors
                 .into_iter()
-                .map(|error| FieldProblem {
-                    field: error.field,
-                    message: error.message,
-                })
+                .map(|error| FieldProblem { field: error.field, message: error.message })
                 .collect();
             let start_id = start_id.unwrap_or_else(|| ulid::Ulid::new().to_string());
-            let drawing = Drawing {
-                typed,
-                from: None,
-                focus: "",
-                start_id,
-                errors: Some(errors),
-            };
+            let drawing = Drawing { typed, from: None, focus: "", start_id, errors: Some(errors) };
             let page = drawing.page(&state, &headers).await?;
             if htmx.0 {
                 html(StatusCode::UNPROCESSABLE_ENTITY, &page.as_main())
@@ -222,11 +200,7 @@ impl Drawing<'_> {
 
 impl Wrong {
     fn new(field: String, message: String, lang: Lang) -> Self {
-        Self {
-            label: forms::label(&field, lang),
-            field,
-            message,
-        }
+        Self { label: forms::label(&field, lang), field, message }
     }
 }
 
@@ -249,11 +223,7 @@ impl Check {
         let written = written(&config);
         let ahead: i64 = {
             let counts = runs::counts(&state.db).await?;
-            counts
-                .iter()
-                .filter(|(status, _)| !status.is_over())
-                .map(|(_, n)| n)
-                .sum()
+            counts.iter().filter(|(status, _)| !status.is_over()).map(|(_, n)| n).sum()
         };
         let notices = prepared
             .iter()
@@ -261,17 +231,10 @@ impl Check {
             .map(|notice| notice.text.clone())
             .collect();
         let facts = facts(&config, prepared.as_ref(), lang);
-        let errors: Vec<Wrong> = errors
-            .into_iter()
-            .map(|error| Wrong::new(error.field, error.message, lang))
-            .collect();
+        let errors: Vec<Wrong> =
+            errors.into_iter().map(|error| Wrong::new(error.field, error.message, lang)).collect();
         let button = match errors.first() {
-            Some(_)
-                if typed
-                    .get("model_name_or_path")
-                    .unwrap_or_default()
-                    .is_empty() =>
-            {
+            Some(_) if typed.get("model_name_or_path").unwrap_or_default().is_empty() => {
                 lang.text("new.choose_model").to_owned()
             }
             Some(_) if typed.get("dataset").unwrap_or_default().is_empty() => {
@@ -316,16 +279,11 @@ fn facts(
     };
     let mut facts = vec![
         (lang.text("new.length").to_owned(), length),
-        (
-            lang.text("new.batch").to_owned(),
-            lang.fill("new.batch.value", &[&batch]),
-        ),
+        (lang.text("new.batch").to_owned(), lang.fill("new.batch.value", &[&batch])),
     ];
     if let Some(prepared) = prepared {
-        let folder = prepared
-            .output_dir
-            .clone()
-            .unwrap_or_else(|| lang.text("new.output.own").to_owned());
+        let folder =
+            prepared.output_dir.clone().unwrap_or_else(|| lang.text("new.output.own").to_owned());
         facts.push((lang.text("new.output").to_owned(), folder));
     }
     facts
@@ -339,18 +297,8 @@ struct Known {
 
 impl Known {
     async fn of(state: &AppState) -> Result<Self> {
-        let rows = runs::list(
-            &state.db,
-            &Filter {
-                limit: 50,
-                ..Filter::default()
-            },
-        )
-        .await?;
-        let configs: Vec<_> = rows
-            .iter()
-            .map(crate::db::runs::RunRow::config_map)
-            .collect();
+        let rows = runs::list(&state.db, &Filter { limit: 50, ..Filter::default() }).await?;
+        let configs: Vec<_> = rows.iter().map(crate::db::runs::RunRow::config_map).collect();
         let distinct = |name: &str| {
             let values: BTreeSet<String> = configs
                 .iter()
@@ -359,9 +307,6 @@ impl Known {
                 .collect();
             values.into_iter().collect()
         };
-        Ok(Self {
-            models: distinct("model_name_or_path"),
-            datasets: distinct("dataset"),
-        })
+        Ok(Self { models: distinct("model_name_or_path"), datasets: distinct("dataset") })
     }
 }

@@ -21,29 +21,17 @@ struct Page<'a> {
 #[must_use]
 pub fn error_page(problem: &Problem, htmx: bool) -> Html<String> {
     let shell = Shell::bare(&axum::http::HeaderMap::new());
-    let title = if problem.status == 404 {
-        "error.404"
-    } else {
-        "error.other"
-    };
+    let title = if problem.status == 404 { "error.404" } else { "error.other" };
     let title = shell.t(title);
     let page = Page {
         status: problem.status,
         title,
         detail: &problem.detail,
-        errors: if problem.errors.len() > 1 {
-            &problem.errors
-        } else {
-            &[]
-        },
+        errors: if problem.errors.len() > 1 { &problem.errors } else { &[] },
         id: problem.id.as_deref(),
         shell,
     };
-    let text = if htmx {
-        page.as_main().render()
-    } else {
-        page.render()
-    };
+    let text = if htmx { page.as_main().render() } else { page.render() };
     // a template that fails leaves the one line that matters
     Html(text.unwrap_or_else(|_| problem.title.to_owned()))
 }

@@ -132,9 +132,7 @@ pub async fn show(
     headers: HeaderMap,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response> {
-    let row = runs::get(&state.db, &id)
-        .await?
-        .ok_or_else(|| Error::not_found("run", &id))?;
+    let row = runs::get(&state.db, &id).await?.ok_or_else(|| Error::not_found("run", &id))?;
     if wanted.part == "head" {
         return head(&state, &headers, row).await;
     }
@@ -144,20 +142,12 @@ pub async fn show(
     let config = wanted.tab == "config";
     let page = Page {
         tab: if config { "config" } else { "overview" },
-        live: if config {
-            None
-        } else {
-            Some(Live::load(&state, &row, shell.lang).await?)
-        },
+        live: if config { None } else { Some(Live::load(&state, &row, shell.lang).await?) },
         config: config.then(|| Settings::new(&row)),
         run,
         shell,
     };
-    if htmx.0 {
-        html(StatusCode::OK, &page.as_main())
-    } else {
-        html(StatusCode::OK, &page)
-    }
+    if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
 }
 
 /// How to stop.
@@ -178,17 +168,9 @@ pub async fn stop(
     headers: HeaderMap,
     Form(stop): Form<Stop>,
 ) -> Result<Response> {
-    let mode = if stop.mode == "now" {
-        StopMode::Now
-    } else {
-        StopMode::Save
-    };
+    let mode = if stop.mode == "now" { StopMode::Now } else { StopMode::Save };
     let row = state.jobs.stop(&id, mode).await?;
-    if htmx.0 {
-        head(&state, &headers, row).await
-    } else {
-        Ok(go(htmx, &format!("/runs/{id}")))
-    }
+    if htmx.0 { head(&state, &headers, row).await } else { Ok(go(htmx, &format!("/runs/{id}"))) }
 }
 
 /// POST /runs/{id}/resume
@@ -221,73 +203,39 @@ impl Live {
 
     async fn load(state: &AppState, row: &RunRow, lang: Lang) -> Result<Self> {
         let keys = KEYS.map(str::to_owned).to_vec();
-        let query = metrics::Query {
-            keys,
-            points: 600,
-            upto: Some(row.seq),
-            ..metrics::Query::default()
-        };
+        let query =
+            metrics::Query { keys, points: 600, upto: Some(row.seq), ..metrics::Query::default() };
         let curves = metrics::series(&state.db, row.num, &query).await?;
-        let curve = |key: &str| {
-            curves
-                .get(key)
-                .and_then(|series| Curve::new(&series.step, &series.value))
-        };
-        let last = |key: &str| {
-            curves
-                .get(key)
-                .and_then(|series| series.value.last().copied())
-                .flatten()
-        };
-        let small = [
-            ("lr", "plot.lr"),
-            ("grad_norm", "plot.grad"),
-            ("tokens_per_s", "plot.speed"),
-        ];
+        let curve =
+            |key: &str| curves.get(key).and_then(|series| Curve::new(&series.step, &series.value));
+        let last =
+            |key: &str| curves.get(key).and_then(|series| series.value.last().copied()).flatten();
+        let small = [("lr", "plot.lr"), ("grad_norm", "plot.grad"), ("tokens_per_s", "plot.speed")];
         let log = lines(state, row).await?;
         let samples = events::of_kind(&state.db, row.num, "sample", 200).await?;
         let saved = events::of_kind(&state.db, row.num, "checkpoint", 200).await?;
-        let marks: Vec<i64> = known(saved, row)
-            .iter()
-            .filter_map(|body| body.get("step")?.as_i64())
-            .collect();
+        let marks: Vec<i64> =
+            known(saved, row).iter().filter_map(|body| body.get("step")?.as_i64()).collect();
         let run = RunView::new(row, 0, lang);
         Ok(Self {
             seq: row.seq,
             link: if run.over { "finished" } else { "connecting" },
             phase: phase(row, lang),
             bar_max: row.total_steps.unwrap_or(1).max(1),
-            bar_value: if row.total_steps.is_some() {
-                row.step
-            } else {
-                0
-            },
-            percent: run
-                .percent()
-                .map(|percent| format!("{percent}%"))
-                .unwrap_or_default(),
+            bar_value: if row.total_steps.is_some() { row.step } else { 0 },
+            percent: run.percent().map(|percent| format!("{percent}%")).unwrap_or_default(),
             marks: serde_json::to_string(&marks).unwrap_or_default(),
             loss_curve: curve("loss"),
             small: small
                 .map(|(key, title)| Small {
                     key,
                     title: lang.text(title).to_owned(),
-                    last: if key == "tokens_per_s" {
-                        count(last(key))
-                    } else {
-                        number(last(key))
-                    },
+                    last: if key == "tokens_per_s" { count(last(key)) } else { number(last(key)) },
                     curve: curve(key),
                 })
                 .into(),
             error: Failure::new(row, &log, lang),
-            log: log
-                .into_iter()
-                .map(|text| Line {
-                    class: class(&text),
-                    text,
-                })
-                .collect(),
+            log: log.into_iter().map(|text| Line { class: class(&text), text }).collect(),
             samples: pair_up(&known(samples, row), row.status.is_over(), lang),
             table: table(&curves),
         })
@@ -297,9 +245,7 @@ impl Live {
 /// The bodies of events up to the page's cursor: later ones come by the stream.
 fn known(rows: Vec<EventRow>, row: &RunRow) -> Vec<Value> {
     let bodies = rows.into_iter().filter(|event| event.seq <= row.seq);
-    bodies
-        .filter_map(|event| serde_json::from_str(&event.body).ok())
-        .collect()
+    bodies.filter_map(|event| serde_json::from_str(&event.body).ok()).collect()
 }
 
 /// The newest log lines, oldest first.
@@ -307,12 +253,8 @@ async fn lines(state: &AppState, row: &RunRow) -> Result<Vec<String>> {
     let rows = events::of_kind(&state.db, row.num, "log", 300).await?;
     let text = |line: &Value| line.get("text").and_then(Value::as_str).map(str::to_owned);
     let flushes = known(rows, row);
-    let mut all: Vec<String> = flushes
-        .iter()
-        .filter_map(Value::as_array)
-        .flatten()
-        .filter_map(text)
-        .collect();
+    let mut all: Vec<String> =
+        flushes.iter().filter_map(Value::as_array).flatten().filter_map(text).collect();
     all.drain(..all.len().saturating_sub(LINES));
     Ok(all)
 }
@@ -320,11 +262,7 @@ async fn lines(state: &AppState, row: &RunRow) -> Result<Vec<String>> {
 /// How a log line is drawn; static/live.js has the same rule.
 fn class(text: &str) -> &'static str {
     let lower = text.to_ascii_lowercase();
-    if lower.contains("error") || lower.contains("panicked") {
-        "bad"
-    } else {
-        ""
-    }
+    if lower.contains("error") || lower.contains("panicked") { "bad" } else { "" }
 }
 
 fn phase(row: &RunRow, lang: Lang) -> String {
@@ -340,17 +278,9 @@ fn phase(row: &RunRow, lang: Lang) -> String {
 fn pair_up(samples: &[Value], over: bool, lang: Lang) -> Vec<Sample> {
     let mut all: Vec<Sample> = Vec::new();
     for sample in samples {
-        let text = |name: &str| {
-            sample
-                .get(name)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let step = sample
-            .get("step")
-            .and_then(Value::as_i64)
-            .unwrap_or_default();
+        let text =
+            |name: &str| sample.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let step = sample.get("step").and_then(Value::as_i64).unwrap_or_default();
         let when = if step == 0 {
             lang.text("samples.before").to_owned()
         } else {
@@ -379,10 +309,7 @@ impl Failure {
             Status::Lost => "error.lost",
             _ => return None,
         };
-        let reason = row
-            .reason
-            .clone()
-            .unwrap_or_else(|| lang.text("error.unknown").to_owned());
+        let reason = row.reason.clone().unwrap_or_else(|| lang.text("error.unknown").to_owned());
         let at = match row.total_steps {
             Some(total) => lang.fill("error.step", &[&whole(row.step), &whole(total)]),
             None => lang.text("error.start").to_owned(),
@@ -392,15 +319,9 @@ impl Failure {
                 lang.fill("error.saved", &[&whole(step)]),
                 lang.fill("error.resume", &[&whole(step)]),
             ),
-            None => (
-                lang.text("error.nosave").to_owned(),
-                lang.text("error.again").to_owned(),
-            ),
+            None => (lang.text("error.nosave").to_owned(), lang.text("error.again").to_owned()),
         };
-        let log = log
-            .get(log.len().saturating_sub(LAST_LINES)..)
-            .unwrap_or_default()
-            .join("\n");
+        let log = log.get(log.len().saturating_sub(LAST_LINES)..).unwrap_or_default().join("\n");
         let diagnostics = format!(
             "tallow {}\nrun {} {}: {reason}\n{at} {saved}\n\n{}\n{log}\n",
             env!("CARGO_PKG_VERSION"),
@@ -422,9 +343,7 @@ impl Failure {
 impl Settings {
     fn new(row: &RunRow) -> Self {
         let default = |name: &str| {
-            Field::find(name)
-                .map(|field| plain(&field.default_value()))
-                .unwrap_or_default()
+            Field::find(name).map(|field| plain(&field.default_value())).unwrap_or_default()
         };
         let setting = |(name, value): (String, Value)| Setting {
             default: default(&name),
@@ -460,16 +379,11 @@ fn table(curves: &indexmap::IndexMap<String, Series>) -> Vec<Vec<String>> {
         series.value.get(place).copied()
     };
     let cell = |key: &str, step: i64| {
-        value(key, step)
-            .map(|value| number(value.or(Some(f64::NAN))))
-            .unwrap_or_default()
+        value(key, step).map(|value| number(value.or(Some(f64::NAN)))).unwrap_or_default()
     };
     let last = loss.step.len().saturating_sub(1);
-    let steps = loss
-        .step
-        .iter()
-        .enumerate()
-        .filter(|(place, _)| place % every == 0 || *place == last);
+    let steps =
+        loss.step.iter().enumerate().filter(|(place, _)| place % every == 0 || *place == last);
     steps
         .map(|(_, step)| {
             let cells = ["loss", "lr", "grad_norm", "eval_loss"].map(|key| cell(key, *step));

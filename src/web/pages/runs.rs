@@ -71,26 +71,17 @@ pub async fn list(
     let status = match wanted.status.as_str() {
         "" => None,
         word => Some(
-            word.parse::<Status>()
-                .map_err(|_| Error::bad_request("There is no such status."))?,
+            word.parse::<Status>().map_err(|_| Error::bad_request("There is no such status."))?,
         ),
     };
     let before = Some(wanted.before.clone()).filter(|before| !before.is_empty());
-    let filter = Filter {
-        status,
-        text: Some(wanted.q.clone()),
-        before,
-        limit: ROWS + 1,
-    };
+    let filter = Filter { status, text: Some(wanted.q.clone()), before, limit: ROWS + 1 };
     let mut found = runs::list(&state.db, &filter).await?;
     let more = found.len() > ROWS as usize;
     found.truncate(ROWS as usize);
     let shell = Shell::load(&state, &headers, "runs").await?;
     let now = state.clock.now_ms();
-    let rows: Vec<_> = found
-        .iter()
-        .map(|row| RunView::new(row, now, shell.lang))
-        .collect();
+    let rows: Vec<_> = found.iter().map(|row| RunView::new(row, now, shell.lang)).collect();
     if wanted.part == "rows" {
         return html(StatusCode::OK, &Rows { shell, rows });
     }
@@ -115,11 +106,7 @@ pub async fn list(
         rows,
         shell,
     };
-    if htmx.0 {
-        html(StatusCode::OK, &page.as_main())
-    } else {
-        html(StatusCode::OK, &page)
-    }
+    if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
 }
 
 /// All, and each status that some run has.
@@ -132,25 +119,12 @@ fn tabs(shell: &Shell, wanted: &Wanted, counts: &[(Status, i64)]) -> Vec<Tab> {
     };
     let one = |status: Status| {
         let word = status.as_str();
-        let count = counts
-            .iter()
-            .find(|(other, _)| *other == status)
-            .map_or(0, |(_, n)| *n);
+        let count = counts.iter().find(|(other, _)| *other == status).map_or(0, |(_, n)| *n);
         let label = shell.t(&format!("status.{word}")).to_owned();
-        Tab {
-            href: address(wanted, word, None, ""),
-            label,
-            count,
-            on: wanted.status == word,
-        }
+        Tab { href: address(wanted, word, None, ""), label, count, on: wanted.status == word }
     };
     let mut tabs = vec![all];
-    tabs.extend(
-        Status::ALL
-            .into_iter()
-            .map(one)
-            .filter(|tab| tab.count > 0 || tab.on),
-    );
+    tabs.extend(Status::ALL.into_iter().map(one).filter(|tab| tab.count > 0 || tab.on));
     tabs
 }
 
@@ -167,11 +141,7 @@ fn address(wanted: &Wanted, status: &str, before: Option<&String>, part: &str) -
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| format!("{name}={}", encode(value)))
         .collect();
-    if query.is_empty() {
-        "/runs".to_owned()
-    } else {
-        format!("/runs?{}", query.join("&"))
-    }
+    if query.is_empty() { "/runs".to_owned() } else { format!("/runs?{}", query.join("&")) }
 }
 
 /// Percent-encodes a query value.
@@ -192,19 +162,11 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let wanted = |q: &str| Wanted {
-            q: q.to_owned(),
-            ..Wanted::default()
-        };
+        let wanted = |q: &str| Wanted { q: q.to_owned(), ..Wanted::default() };
         for (q, status, part, expected) in [
             ("", "", "", "/runs"),
             ("", "failed", "", "/runs?status=failed"),
-            (
-                "a b&c=é\"",
-                "",
-                "rows",
-                "/runs?q=a%20b%26c%3D%C3%A9%22&part=rows",
-            ),
+            ("a b&c=é\"", "", "rows", "/runs?q=a%20b%26c%3D%C3%A9%22&part=rows"),
         ] {
             assert_eq!(address(&wanted(q), status, None, part), expected);
         }

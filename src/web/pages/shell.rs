@@ -26,11 +26,7 @@ pub struct Place {
 }
 
 /// The navigation. A new place is a line here, an icon and a text.
-const PLACES: &[Place] = &[Place {
-    key: "runs",
-    href: "/runs",
-    label: "nav.runs",
-}];
+const PLACES: &[Place] = &[Place { key: "runs", href: "/runs", label: "nav.runs" }];
 
 /// The frame of a page.
 #[derive(Debug, Clone)]
@@ -56,19 +52,9 @@ impl Shell {
     /// Where the database fails.
     pub async fn load(state: &AppState, headers: &HeaderMap, place: &'static str) -> Result<Self> {
         let mut shell = Self::bare(headers);
-        let rows = runs::list(
-            &state.db,
-            &Filter {
-                limit: RECENT,
-                ..Filter::default()
-            },
-        )
-        .await?;
+        let rows = runs::list(&state.db, &Filter { limit: RECENT, ..Filter::default() }).await?;
         let now = state.clock.now_ms();
-        shell.recent = rows
-            .iter()
-            .map(|row| RunView::new(row, now, shell.lang))
-            .collect();
+        shell.recent = rows.iter().map(|row| RunView::new(row, now, shell.lang)).collect();
         shell.place = place;
         Ok(shell)
     }
@@ -126,18 +112,10 @@ impl Shell {
 
 /// The cookie `theme`, set by the switch in the rail.
 fn theme(headers: &HeaderMap) -> &'static str {
-    let cookies = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    let pairs = cookies
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='));
-    match pairs
-        .filter(|(name, _)| *name == "theme")
-        .map(|(_, value)| value)
-        .last()
-    {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let pairs =
+        cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    match pairs.filter(|(name, _)| *name == "theme").map(|(_, value)| value).last() {
         Some("light") => "light",
         Some("dark") => "dark",
         _ => "",

@@ -45,7 +45,7 @@ impl Lang {
 
     /// The text of a key; the key itself where there is none (a test keeps that from happening).
     #[must_use]
-    pub fn text<'k>(self, key: &'k str) -> &'k str {
+    pub fn text(self, key: &str) -> &str {
         self.words().get(key).map_or(key, String::as_str)
     }
 
@@ -64,9 +64,7 @@ impl Lang {
     pub fn script_words(self) -> String {
         let wanted = |key: &str| SCRIPT.iter().any(|prefix| key.starts_with(prefix));
         let words: BTreeMap<_, _> = self.words().iter().filter(|(key, _)| wanted(key)).collect();
-        serde_json::to_string(&words)
-            .unwrap_or_default()
-            .replace('<', "\\u003c")
+        serde_json::to_string(&words).unwrap_or_default().replace('<', "\\u003c")
     }
 
     fn words(self) -> &'static Words {
@@ -117,10 +115,7 @@ mod tests {
                 .extension()
                 .is_some_and(|suffix| suffixes.iter().any(|wanted| suffix == *wanted))
             {
-                visit(
-                    path.to_str().unwrap(),
-                    &std::fs::read_to_string(&path).unwrap(),
-                );
+                visit(path.to_str().unwrap(), &std::fs::read_to_string(&path).unwrap());
             }
         }
     }
@@ -135,14 +130,9 @@ mod tests {
                     return;
                 }
                 quoted(text, &mut words);
-                for call in [
-                    "shell.t(\"",
-                    "shell.f(\"",
-                    "shell.f2(\"",
-                    ".text(\"",
-                    ".fill(\"",
-                    "word('",
-                ] {
+                for call in
+                    ["shell.t(\"", "shell.f(\"", "shell.f2(\"", ".text(\"", ".fill(\"", "word('"]
+                {
                     for rest in text.split(call).skip(1) {
                         let key = rest.split(['"', '\'']).next().unwrap();
                         called.insert((path.to_owned(), key.to_owned()));
@@ -151,10 +141,7 @@ mod tests {
             });
         }
         for (path, key) in called.iter().filter(|(path, _)| !path.ends_with("text.rs")) {
-            assert!(
-                EN.contains_key(key),
-                "{path}: no text for `{key}` in static/locales/en.json"
-            );
+            assert!(EN.contains_key(key), "{path}: no text for `{key}` in static/locales/en.json");
         }
         // keys made from a value: `status.{}` and the like
         let made: Vec<&str> = words

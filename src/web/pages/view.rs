@@ -76,19 +76,10 @@ impl RunView {
             method: method(&config),
             loss: number(row.last_loss),
             step: row.step,
-            done: if row.total_steps.is_some() {
-                whole(row.step)
-            } else {
-                NONE.to_owned()
-            },
+            done: if row.total_steps.is_some() { whole(row.step) } else { NONE.to_owned() },
             total: row.total_steps,
-            of: row
-                .total_steps
-                .map(|total| format!("/ {}", whole(total)))
-                .unwrap_or_default(),
-            epoch: row
-                .epoch
-                .map_or_else(|| NONE.to_owned(), |epoch| format!("{epoch:.2}")),
+            of: row.total_steps.map(|total| format!("/ {}", whole(total))).unwrap_or_default(),
+            epoch: row.epoch.map_or_else(|| NONE.to_owned(), |epoch| format!("{epoch:.2}")),
             speed: count(row.tokens_per_s),
             elapsed: duration(row.elapsed_s),
             eta: duration(row.eta_s()),
@@ -104,9 +95,7 @@ impl RunView {
     /// Steps done of all, as 0 to 100.
     #[must_use]
     pub fn percent(&self) -> Option<i64> {
-        self.total
-            .filter(|total| *total > 0)
-            .map(|total| (100 * self.step / total).clamp(0, 100))
+        self.total.filter(|total| *total > 0).map(|total| (100 * self.step / total).clamp(0, 100))
     }
 }
 
@@ -115,9 +104,7 @@ impl RunView {
 pub fn argument(config: &Map<String, Value>, name: &str) -> String {
     match config.get(name) {
         Some(value) => plain(value),
-        None => Field::find(name)
-            .map(|field| plain(&field.default_value()))
-            .unwrap_or_default(),
+        None => Field::find(name).map(|field| plain(&field.default_value())).unwrap_or_default(),
     }
 }
 
@@ -141,33 +128,16 @@ fn method(config: &Map<String, Value>) -> String {
 }
 
 fn last_part(path: &str) -> String {
-    or_none(
-        path.trim_end_matches('/')
-            .rsplit('/')
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
-    )
+    or_none(path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned())
 }
 
 fn or_none(text: String) -> String {
-    if text.is_empty() {
-        NONE.to_owned()
-    } else {
-        text
-    }
+    if text.is_empty() { NONE.to_owned() } else { text }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "milliseconds of a run are far below 2^52"
-)]
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^52")]
 fn lasted(row: &RunRow, now_ms: i64) -> Option<f64> {
     let start = row.started_ms?;
-    let end = if row.status.is_active() {
-        now_ms
-    } else {
-        row.ended_ms?
-    };
+    let end = if row.status.is_active() { now_ms } else { row.ended_ms? };
     Some((end - start).max(0) as f64 / 1000.0)
 }

@@ -1,9 +1,5 @@
 //! Where the recorded truth is and how it is read; tokenizers and datasets of our own.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a broken test may panic"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a broken test may panic")]
 #![allow(dead_code, reason = "every test file uses a part of this")]
 
 use std::path::{Path, PathBuf};
@@ -23,10 +19,7 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!(
-        "left out: {} is not here (set TALLOW_SHARED)",
-        path.display()
-    );
+    println!("left out: {} is not here (set TALLOW_SHARED)", path.display());
     None
 }
 
@@ -45,18 +38,9 @@ pub fn messages(value: &Value) -> Vec<Message> {
         "observation" => Role::Observation,
         other => panic!("role {other}"),
     };
-    let message = |m: &Value| {
-        Message::new(
-            role(m["role"].as_str().unwrap()),
-            m["content"].as_str().unwrap(),
-        )
-    };
-    value
-        .as_array()
-        .expect("messages")
-        .iter()
-        .map(message)
-        .collect()
+    let message =
+        |m: &Value| Message::new(role(m["role"].as_str().unwrap()), m["content"].as_str().unwrap());
+    value.as_array().expect("messages").iter().map(message).collect()
 }
 
 /// A folder with a tokenizer of single bytes and the special tokens `<s> </s> <|im_start|> <|im_end|>`.
@@ -75,11 +59,8 @@ pub fn byte_tokenizer(config: &Value) -> tempfile::TempDir {
             "rstrip": false, "normalized": false, "special": true})
     };
     let names = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"];
-    let added: Vec<Value> = names
-        .iter()
-        .enumerate()
-        .map(|(i, name)| special(256 + i, name))
-        .collect();
+    let added: Vec<Value> =
+        names.iter().enumerate().map(|(i, name)| special(256 + i, name)).collect();
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false,
         "trim_offsets": true, "use_regex": true});
     let tokenizer = json!({
@@ -91,11 +72,7 @@ pub fn byte_tokenizer(config: &Value) -> tempfile::TempDir {
     });
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    std::fs::write(
-        folder.path().join("tokenizer_config.json"),
-        config.to_string(),
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     folder
 }
 

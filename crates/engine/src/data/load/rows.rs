@@ -52,11 +52,7 @@ pub(super) fn read(
             info.name
         )));
     }
-    let limit = if info.num_samples.is_none() {
-        args.max_samples
-    } else {
-        None
-    };
+    let limit = if info.num_samples.is_none() { args.max_samples } else { None };
     let mut unseen: HashSet<&str> = expected_columns(info).into_iter().collect();
     let mut objects = false;
     let mut items = Vec::new();
@@ -70,12 +66,7 @@ pub(super) fn read(
             unseen.retain(|column| value.get(column).is_none());
             objects |= value.is_object();
             let content = Arc::new(convert(info, &value));
-            items.push(Item {
-                file: Arc::clone(&file),
-                row,
-                line,
-                content,
-            });
+            items.push(Item { file: Arc::clone(&file), row, line, content });
             Ok(limit.is_none_or(|limit| items.len() < limit))
         })?;
     }
@@ -95,11 +86,8 @@ pub(super) fn read(
         return Err(DataError::invalid(first.bad(&reason).to_string()));
     }
     if let Some(wanted) = info.num_samples {
-        items = sampler
-            .draw(items.len(), wanted)
-            .into_iter()
-            .map(|row| items[row].clone())
-            .collect();
+        items =
+            sampler.draw(items.len(), wanted).into_iter().map(|row| items[row].clone()).collect();
         items.truncate(args.max_samples.unwrap_or(usize::MAX));
     }
     Ok(items)

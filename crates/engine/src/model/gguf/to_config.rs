@@ -46,25 +46,14 @@ impl<'a> Source<'a> {
     fn new(gguf: &'a Gguf) -> Result<Self> {
         let meta = gguf.meta();
         let (prefix, arch) = architecture(meta)?;
-        let mut source = Self {
-            gguf,
-            meta,
-            prefix,
-            arch,
-            hidden: 0,
-            heads: 0,
-            head_dim: 0,
-        };
+        let mut source = Self { gguf, meta, prefix, arch, hidden: 0, heads: 0, head_dim: 0 };
         source.hidden = source.need("embedding_length")?;
         source.heads = source.need("attention.head_count")?;
         source.head_dim = match source.int("attention.key_length")? {
             Some(dim) => dim,
             None => source.by_heads(),
         };
-        if source
-            .int("attention.value_length")?
-            .is_some_and(|value| value != source.head_dim)
-        {
+        if source.int("attention.value_length")?.is_some_and(|value| value != source.head_dim) {
             let why = "values of another width than keys are not supported";
             return Err(meta.error(&source.key("attention.value_length"), why));
         }
@@ -77,18 +66,12 @@ impl<'a> Source<'a> {
 
     /// What every architecture has.
     fn sizes(&self) -> Result<Value> {
-        let vocab = match self
-            .gguf
-            .info("token_embd.weight")
-            .map(|info| info.shape.dims())
-        {
+        let vocab = match self.gguf.info("token_embd.weight").map(|info| info.shape.dims()) {
             Some([rows, _]) => *rows,
             _ => return Err(self.gguf.error("no tensor token_embd.weight in the file")),
         };
         let eps = "attention.layer_norm_rms_epsilon";
-        let eps = self
-            .float(eps)?
-            .ok_or_else(|| self.meta.error(&self.key(eps), "missing"))?;
+        let eps = self.float(eps)?.ok_or_else(|| self.meta.error(&self.key(eps), "missing"))?;
         Ok(json!({
             "architectures": [self.arch.class_name()],
             "model_type": self.arch.model_type(),
@@ -128,10 +111,7 @@ impl<'a> Source<'a> {
             let why = "rope type longrope is not supported";
             return Err(self.meta.error(&self.key("rope.scaling"), why));
         }
-        if let Some(rotated) = self
-            .int("rope.dimension_count")?
-            .filter(|n| *n != self.head_dim)
-        {
+        if let Some(rotated) = self.int("rope.dimension_count")?.filter(|n| *n != self.head_dim) {
             out["partial_rotary_factor"] = json!(rotated as f64 / self.head_dim as f64);
         }
         Ok(())
@@ -156,9 +136,7 @@ impl<'a> Source<'a> {
                 }
                 Ok(out)
             }
-            Some(other) => Err(self
-                .meta
-                .error(&key, format!("{} is not supported", brief(other)))),
+            Some(other) => Err(self.meta.error(&key, format!("{} is not supported", brief(other)))),
         }
     }
 
@@ -171,11 +149,7 @@ impl<'a> Source<'a> {
         // The largest of each family, 27B, scales by the hidden size's share of a head.
         let largest = if self.arch == Arch::Gemma2 { 46 } else { 62 };
         let of_hidden = self.need("block_count")? == largest;
-        let scalar = if of_hidden {
-            self.by_heads()
-        } else {
-            self.head_dim
-        };
+        let scalar = if of_hidden { self.by_heads() } else { self.head_dim };
         out["query_pre_attn_scalar"] = json!(scalar);
         for cap in ["attn_logit_softcapping", "final_logit_softcapping"] {
             out[cap] = json!(self.float(cap)?);
@@ -216,21 +190,12 @@ impl<'a> Source<'a> {
 
 fn architecture(meta: Meta<'_>) -> Result<(&'static str, Arch)> {
     let key = "general.architecture";
-    let name = meta
-        .text(key)?
-        .ok_or_else(|| meta.error(key, "missing from the metadata"))?;
-    ARCHS
-        .into_iter()
-        .find(|(known, _)| *known == name)
-        .ok_or_else(|| {
-            let known: Vec<_> = ARCHS.iter().map(|(known, _)| *known).collect();
-            let why = format!(
-                "{} is not supported; known are {}",
-                brief(name),
-                known.join(", ")
-            );
-            meta.error(key, why)
-        })
+    let name = meta.text(key)?.ok_or_else(|| meta.error(key, "missing from the metadata"))?;
+    ARCHS.into_iter().find(|(known, _)| *known == name).ok_or_else(|| {
+        let known: Vec<_> = ARCHS.iter().map(|(known, _)| *known).collect();
+        let why = format!("{} is not supported; known are {}", brief(name), known.join(", "));
+        meta.error(key, why)
+    })
 }
 
 /// Llama 3's scaling from its table of divisors: the largest is the factor, the rest must be what
@@ -243,11 +208,7 @@ fn llama3(gguf: &Gguf, theta: f64, head_dim: usize, factors: &[f32]) -> Result<V
     let factor = factors.iter().copied().fold(1.0, f32::max);
     let (low, high, original) = (1.0, 4.0, 8192);
     let frequencies = |kind: RopeKind| {
-        let rope = Rope {
-            theta,
-            partial_rotary_factor: 1.0,
-            kind,
-        };
+        let rope = Rope { theta, partial_rotary_factor: 1.0, kind };
         rope_freq::inv_freq(&rope, head_dim, original).0
     };
     let plain = frequencies(RopeKind::Default);
@@ -257,11 +218,8 @@ fn llama3(gguf: &Gguf, theta: f64, head_dim: usize, factors: &[f32]) -> Result<V
         high_freq_factor: high,
         original,
     });
-    let fits = plain
-        .iter()
-        .zip(&scaled)
-        .zip(factors)
-        .all(|((p, s), f)| (p / f - s).abs() <= 1e-4 * s);
+    let fits =
+        plain.iter().zip(&scaled).zip(factors).all(|((p, s), f)| (p / f - s).abs() <= 1e-4 * s);
     if !fits {
         return Err(wrong());
     }
