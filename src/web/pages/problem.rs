@@ -18,7 +18,6 @@ struct Page<'a> {
 }
 
 /// The page (or, for htmx, the fragment) that shows a problem. The status is set by the caller.
-#[must_use]
 pub fn error_page(problem: &Problem, htmx: bool) -> Html<String> {
     let shell = Shell::bare(&axum::http::HeaderMap::new());
     let title = if problem.status == 404 { "error.404" } else { "error.other" };

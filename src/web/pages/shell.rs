@@ -115,7 +115,9 @@ fn theme(headers: &HeaderMap) -> &'static str {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs =
         cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    match pairs.filter(|(name, _)| *name == "theme").map(|(_, value)| value).last() {
+    let themes = pairs.filter(|(name, _)| *name == "theme").map(|(_, value)| value);
+    // The last of several cookies counts.
+    match themes.fold(None, |_, value| Some(value)) {
         Some("light") => "light",
         Some("dark") => "dark",
         _ => "",
