@@ -4,7 +4,7 @@
 const root = document.documentElement;
 root.classList.add('js');
 
-/** The page's words, from the locale file: word('log.none'), word('chart.of', 1500, 1000000). */
+/** The page's words, from the locale file: word('copied'), word('say.progress', 50, 1.2). */
 const words = JSON.parse(document.getElementById('words').textContent);
 export function word(key, ...values) {
   return (words[key] ?? key).replace(/\{(\d)\}/g, (_, i) => values[i]);
@@ -22,7 +22,8 @@ export function number(value) {
   if (value === null || value === undefined) return '–';
   if (!Number.isFinite(value)) return 'NaN';
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace('+', '').replace('e-', 'e−');
+  if (size === 0) return '0';
+  if (size < 1e-3 || size >= 1e6) return value.toExponential(2).replace('+', '').replace('e-', 'e−');
   return value.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 4);
 }
 
@@ -93,7 +94,7 @@ async function followList(body) {
       const html = await answer.text();
       if (html === shown) continue;
       shown = html;
-      window.htmx.swap({ text: html, target: body, swap: 'innerMorph' });
+      await window.htmx.swap({ text: html, sourceElement: body, target: body, swap: 'innerMorph' });
       paintTimes(body);
     } catch { /* the server is away: the next round tries again */ }
   }

@@ -122,8 +122,8 @@ export class Plot {
       cursor: { sync: { key: 'run', setSeries: false }, points: { size: 7 }, drag: { x: true, y: false } },
       scales: { x: { time: false, range: (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) } },
       axes: [
-        { ...axis, grid: { show: false }, size: 26, space: 64, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7] },
-        { ...axis, size: 52, space: small ? 28 : 44, values: (_, ticks) => ticks.map(tick) },
+        { ...axis, grid: { show: false }, size: 26, space: small ? 44 : 64, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7] },
+        { ...axis, size: 52, space: small ? 20 : 44, values: (_, ticks) => ticks.map(tick) },
       ],
       series: [{}, ...this.spec.series(colour)],
       bands: this.spec.bands?.(colour) ?? [],
@@ -186,7 +186,7 @@ export class Plot {
 function tick(value) {
   if (value === 0) return '0';
   const size = Math.abs(value);
-  if (size >= 1e4) return `${value / 1e3}k`;
+  if (size >= 1e4) return `${+(value / 1e3).toPrecision(4)}k`;
   if (size < 1e-3) return value.toExponential(0 + (String(value).replace(/e.*/, '').length > 2)).replace('e-', 'e−');
   return String(+value.toPrecision(4));
 }

@@ -314,8 +314,12 @@ fn shown(field: &Field) -> bool {
     field.class == Class::Done && !field.secret && !DECIDED.contains(&field.name)
 }
 
-/// True where the typed value means something else than the default; nonsense does.
+/// True where the typed value means something else than the default; nonsense does. Empty text in a form is "not given"
+/// even where an argument knows the difference.
 fn differs(field: &Field, typed: &str) -> bool {
+    if field.keep_empty && typed.is_empty() {
+        return false;
+    }
     field.read(&Value::from(typed)).map_or(true, |value| value != field.default_value())
 }
 
@@ -354,7 +358,7 @@ mod tests {
         check(&[("learning_rate", "0.00005"), ("cutoff_len", " 2048 ")], &[]);
         check(&[("learning_rate", "1e-4"), ("cutoff_len", "x")], &["learning_rate", "cutoff_len"]);
         check(&[("train_on_prompt", "false"), ("train_on_prompt", "true")], &["train_on_prompt"]);
-        check(&[("dataset", ""), ("model_name_or_path", "")], &[]);
+        check(&[("dataset", ""), ("model_name_or_path", ""), ("default_system", "")], &[]);
         check(&[("no_such_argument", "1")], &["no_such_argument"]);
     }
 
@@ -406,9 +410,11 @@ mod tests {
 
     #[test]
     fn labels() {
-        for (name, expected) in
-            [("learning_rate", "Learning rate"), ("adam_beta1", "Adam beta1"), ("", "")]
-        {
+        for field in FIELDS.iter().filter(|field| shown(field)) {
+            let key = format!("label.{}", field.name);
+            assert_ne!(Lang::En.text(&key), key, "static/locales/en.json has no name for the argument");
+        }
+        for (name, expected) in [("learning_rate", "Learning rate"), ("ddp_timeout", "Ddp timeout"), ("", "")] {
             assert_eq!(label(name, Lang::En), expected);
         }
     }

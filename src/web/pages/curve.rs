@@ -16,7 +16,7 @@ const HEIGHT: f64 = 200.0;
 /// Air above and below.
 const PAD: f64 = 8.0;
 /// Weight of the past in the running mean; the slider of the page starts here.
-const WEIGHT: f64 = 0.8;
+const WEIGHT: f64 = 0.6;
 
 impl Curve {
     /// The curve of these points; `None` with fewer than two finite ones.

@@ -13,7 +13,10 @@ pub fn number(value: Option<f64>) -> String {
         return "NaN".to_owned();
     }
     let size = value.abs();
-    if size != 0.0 && !(1e-3..1e6).contains(&size) {
+    if size == 0.0 {
+        return "0".to_owned();
+    }
+    if !(1e-3..1e6).contains(&size) {
         return format!("{value:.2e}").replace('-', "−");
     }
     let digits = if size >= 100.0 {
@@ -115,15 +118,8 @@ mod tests {
     #[test]
     fn numbers() {
         for (value, expected) in [
-            (1.20449, "1.204"),
-            (0.0, "0.0000"),
-            (12.345, "12.35"),
-            (123.45, "123.5"),
-            (0.01234, "0.0123"),
-            (4.1e-5, "4.10e−5"),
-            (2.5e7, "2.50e7"),
-            (f64::NAN, "NaN"),
-            (-3.5, "-3.500"),
+            (1.20449, "1.204"), (0.0, "0"), (12.345, "12.35"), (123.45, "123.5"), (0.01234, "0.0123"), (4.1e-5, "4.10e−5"),
+            (2.5e7, "2.50e7"), (f64::NAN, "NaN"), (-3.5, "-3.500"),
         ] {
             assert_eq!(number(Some(value)), expected);
         }

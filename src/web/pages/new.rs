@@ -47,7 +47,6 @@ struct Wrong {
 struct Check {
     button: String,
     blocked: bool,
-    place: Option<String>,
     errors: Vec<Wrong>,
     notices: Vec<String>,
     facts: Vec<(String, String)>,
@@ -244,16 +243,7 @@ impl Check {
             None if ahead > 0 => lang.fill("new.ahead", &[&ahead]),
             None => lang.text("new.start").to_owned(),
         };
-        Ok(Self {
-            button,
-            blocked: !errors.is_empty(),
-            place: None,
-            errors,
-            notices,
-            facts,
-            yaml: written.0,
-            cli: written.1,
-        })
+        Ok(Self { button, blocked: !errors.is_empty(), errors, notices, facts, yaml: written.0, cli: written.1 })
     }
 }
 

@@ -59,7 +59,9 @@ struct Sample {
     before_label: String,
     before: String,
     after_label: String,
-    after: Option<String>,
+    after: String,
+    /// Whether the second answer is still to come, or will not.
+    open: bool,
 }
 
 struct Failure {
@@ -107,7 +109,6 @@ struct Live {
 /// The config tab.
 struct Settings {
     rows: Vec<Setting>,
-    output_dir: String,
     yaml: String,
     cli: String,
 }
@@ -288,13 +289,14 @@ fn pair_up(samples: &[Value], over: bool, lang: Lang) -> Vec<Sample> {
         };
         let prompt = text("prompt");
         match all.iter_mut().find(|known| known.prompt == prompt) {
-            Some(known) => (known.after_label, known.after) = (when, Some(text("text"))),
+            Some(known) => (known.after_label, known.after, known.open) = (when, text("text"), false),
             None => all.push(Sample {
                 prompt,
                 before_label: when,
                 before: text("text"),
                 after_label: lang.text("samples.later").to_owned(),
-                after: over.then(|| lang.text("samples.none").to_owned()),
+                after: lang.text(if over { "samples.none" } else { "samples.wait" }).to_owned(),
+                open: true,
             }),
         }
     }
@@ -351,12 +353,7 @@ impl Settings {
             name,
         };
         let (yaml, cli) = written(row);
-        Self {
-            rows: row.config_map().into_iter().map(setting).collect(),
-            output_dir: row.output_dir.clone(),
-            yaml,
-            cli,
-        }
+        Self { rows: row.config_map().into_iter().map(setting).collect(), yaml, cli }
     }
 }
 

@@ -115,8 +115,14 @@ pub fn plain(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(","),
+        Value::Number(number) if number.is_f64() => number.as_f64().map(tidy).unwrap_or_default(),
         other => other.to_string(),
     }
+}
+
+/// `3`, `0.05`, `5e-5`.
+fn tidy(number: f64) -> String {
+    if number != 0.0 && number.abs() < 1e-3 { format!("{number:e}") } else { number.to_string() }
 }
 
 fn method(config: &Map<String, Value>) -> String {
@@ -140,4 +146,29 @@ fn lasted(row: &RunRow, now_ms: i64) -> Option<f64> {
     let start = row.started_ms?;
     let end = if row.status.is_active() { now_ms } else { row.ended_ms? };
     Some((end - start).max(0) as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_as_typed() {
+        for (value, expected) in [
+            (json!(null), ""), (json!(3.0), "3"), (json!(5e-5), "5e-5"), (json!(0.05), "0.05"), (json!(true), "true"), (json!(-1), "-1"),
+            (json!(["a", "b"]), "a,b"), (json!("x"), "x"), (json!(0.0), "0"),
+        ] {
+            assert_eq!(plain(&value), expected);
+        }
+    }
+
+    #[test]
+    fn models_and_methods() {
+        let of = |config: Value| (method(config.as_object().unwrap_or(&Map::new())), last_part(&argument(config.as_object().unwrap_or(&Map::new()), "model_name_or_path")));
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(of(json!({})), pair("LoRA r8", "–"));
+        assert_eq!(of(json!({"finetuning_type": "full", "model_name_or_path": "/a/b/"})), pair("Full", "b"));
+    }
 }
