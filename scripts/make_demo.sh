@@ -7,14 +7,11 @@ cd "$(dirname "$0")/.."
 work=target/demo
 rm -rf "$work"
 cargo build --release --locked --bin tallow --example make_demo
-target/release/examples/make_demo "$work"
+target/release/examples/make_demo sources "$work"
 target/release/tallow train data/demo/pretrain/pretrain.yaml --threads 2
+target/release/examples/make_demo bf16 "$work/base" data/demo/model
 
-mkdir -p data/demo/model
-for file in config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json; do
-  if [ -e "$work/base/$file" ]; then cp "$work/base/$file" data/demo/model/; fi
-done
-# The tokenizer is the one that was trained, byte for byte, whatever the run saved beside its model.
+# The tokenizer is the one that was trained, whatever the run wrote beside its model.
 cp "$work/model/tokenizer.json" "$work/model/tokenizer_config.json" data/demo/model/
-chmod 0644 data/demo/model/*
+cp "$work/base/generation_config.json" data/demo/model/
 ls -l data/demo/model
