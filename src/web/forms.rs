@@ -412,9 +412,15 @@ mod tests {
     fn labels() {
         for field in FIELDS.iter().filter(|field| shown(field)) {
             let key = format!("label.{}", field.name);
-            assert_ne!(Lang::En.text(&key), key, "static/locales/en.json has no name for the argument");
+            assert_ne!(
+                Lang::En.text(&key),
+                key,
+                "static/locales/en.json has no name for the argument"
+            );
         }
-        for (name, expected) in [("learning_rate", "Learning rate"), ("ddp_timeout", "Ddp timeout"), ("", "")] {
+        for (name, expected) in
+            [("learning_rate", "Learning rate"), ("ddp_timeout", "Ddp timeout"), ("", "")]
+        {
             assert_eq!(label(name, Lang::En), expected);
         }
     }

@@ -151,26 +151,10 @@ fn imports_follow_the_arrows() {
     must_hold(&files::rust(), direction);
     let planted = [
         ("crates/run/src/a.rs", "use tokio::fs;\n", "`tokio`"),
-        (
-            "crates/run/src/a.rs",
-            "use candle_core::Tensor;\n",
-            "`candle_core`",
-        ),
-        (
-            "crates/engine/src/a.rs",
-            "let t = std::time::SystemTime::now();\n",
-            "`SystemTime`",
-        ),
-        (
-            "crates/engine/src/a.rs",
-            "let h = std::env::var(\"HOME\");\n",
-            "`env::var`",
-        ),
-        (
-            "crates/engine/src/ops/a.rs",
-            "    println!(\"x\");\n",
-            "`println!`",
-        ),
+        ("crates/run/src/a.rs", "use candle_core::Tensor;\n", "`candle_core`"),
+        ("crates/engine/src/a.rs", "let t = std::time::SystemTime::now();\n", "`SystemTime`"),
+        ("crates/engine/src/a.rs", "let h = std::env::var(\"HOME\");\n", "`env::var`"),
+        ("crates/engine/src/ops/a.rs", "    println!(\"x\");\n", "`println!`"),
         ("crates/engine/src/a.rs", "use axum::Router;\n", "`axum`"),
         ("src/db/runs.rs", "use crate::web::Page;\n", "`web::`"),
         ("src/db.rs", "use crate::jobs::Queue;\n", "`jobs::`"),
@@ -182,11 +166,7 @@ fn imports_follow_the_arrows() {
     for (path, text, expected) in planted {
         must_fail(direction, path, text, expected);
     }
-    must_pass(
-        direction,
-        "crates/engine/src/a.rs",
-        "//! No tokio here.\nuse run::Config;\n",
-    );
+    must_pass(direction, "crates/engine/src/a.rs", "//! No tokio here.\nuse run::Config;\n");
     let tests_only = "fn a() {}\n#[cfg(test)]\nmod tests {\n    let a = env::var(\"A\");\n}\n";
     must_pass(direction, "crates/engine/src/a.rs", tests_only);
     must_pass(direction, "src/website.rs", "use sqlx::Row;\n");

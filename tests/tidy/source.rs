@@ -75,13 +75,8 @@ fn sleeping_tests(file: &File) -> Vec<String> {
     let support = file.path.starts_with("tests/") && file.path.contains("support/");
     let sleeps =
         |line: &str| line.contains("thread::sleep") || (!support && line.contains("time::sleep("));
-    let lines = file
-        .test_code()
-        .into_iter()
-        .filter(|(_, line)| sleeps(line));
-    lines
-        .map(|(number, _)| file.at(number, "a test that sleeps: wait for the event"))
-        .collect()
+    let lines = file.test_code().into_iter().filter(|(_, line)| sleeps(line));
+    lines.map(|(number, _)| file.at(number, "a test that sleeps: wait for the event")).collect()
 }
 
 #[test]
@@ -133,18 +128,9 @@ fn no_test_sleeps() {
     must_fail(sleeping_tests, "tests/a.rs", "std::thread::sleep(second);\n", "sleeps");
     let in_module =
         "fn a() {}\n\n#[cfg(test)]\nmod tests {\n    tokio::time::sleep(ms).await;\n}\n";
-    must_fail(
-        sleeping_tests,
-        "src/a.rs",
-        in_module,
-        "src/a.rs:5: a test that sleeps",
-    );
+    must_fail(sleeping_tests, "src/a.rs", in_module, "src/a.rs:5: a test that sleeps");
     let poll = "async fn pause() {\n    tokio::time::sleep(ms).await;\n}\n";
     must_pass(sleeping_tests, "tests/support/mod.rs", poll);
     must_fail(sleeping_tests, "tests/pages.rs", poll, "sleeps");
-    must_pass(
-        sleeping_tests,
-        "src/a.rs",
-        "fn wait() { tokio::time::sleep(ms) }\n",
-    );
+    must_pass(sleeping_tests, "src/a.rs", "fn wait() { tokio::time::sleep(ms) }\n");
 }

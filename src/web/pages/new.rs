@@ -243,7 +243,15 @@ impl Check {
             None if ahead > 0 => lang.fill("new.ahead", &[&ahead]),
             None => lang.text("new.start").to_owned(),
         };
-        Ok(Self { button, blocked: !errors.is_empty(), errors, notices, facts, yaml: written.0, cli: written.1 })
+        Ok(Self {
+            button,
+            blocked: !errors.is_empty(),
+            errors,
+            notices,
+            facts,
+            yaml: written.0,
+            cli: written.1,
+        })
     }
 }
 

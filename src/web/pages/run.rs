@@ -289,7 +289,9 @@ fn pair_up(samples: &[Value], over: bool, lang: Lang) -> Vec<Sample> {
         };
         let prompt = text("prompt");
         match all.iter_mut().find(|known| known.prompt == prompt) {
-            Some(known) => (known.after_label, known.after, known.open) = (when, text("text"), false),
+            Some(known) => {
+                (known.after_label, known.after, known.open) = (when, text("text"), false)
+            }
             None => all.push(Sample {
                 prompt,
                 before_label: when,

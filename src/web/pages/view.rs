@@ -157,8 +157,15 @@ mod tests {
     #[test]
     fn values_as_typed() {
         for (value, expected) in [
-            (json!(null), ""), (json!(3.0), "3"), (json!(5e-5), "5e-5"), (json!(0.05), "0.05"), (json!(true), "true"), (json!(-1), "-1"),
-            (json!(["a", "b"]), "a,b"), (json!("x"), "x"), (json!(0.0), "0"),
+            (json!(null), ""),
+            (json!(3.0), "3"),
+            (json!(5e-5), "5e-5"),
+            (json!(0.05), "0.05"),
+            (json!(true), "true"),
+            (json!(-1), "-1"),
+            (json!(["a", "b"]), "a,b"),
+            (json!("x"), "x"),
+            (json!(0.0), "0"),
         ] {
             assert_eq!(plain(&value), expected);
         }
@@ -166,9 +173,20 @@ mod tests {
 
     #[test]
     fn models_and_methods() {
-        let of = |config: Value| (method(config.as_object().unwrap_or(&Map::new())), last_part(&argument(config.as_object().unwrap_or(&Map::new()), "model_name_or_path")));
+        let of = |config: Value| {
+            (
+                method(config.as_object().unwrap_or(&Map::new())),
+                last_part(&argument(
+                    config.as_object().unwrap_or(&Map::new()),
+                    "model_name_or_path",
+                )),
+            )
+        };
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(of(json!({})), pair("LoRA r8", "–"));
-        assert_eq!(of(json!({"finetuning_type": "full", "model_name_or_path": "/a/b/"})), pair("Full", "b"));
+        assert_eq!(
+            of(json!({"finetuning_type": "full", "model_name_or_path": "/a/b/"})),
+            pair("Full", "b")
+        );
     }
 }

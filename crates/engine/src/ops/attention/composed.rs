@@ -109,7 +109,10 @@ mod tests {
     use super::*;
     use crate::ops::testing::{close, dot, finite_difference, random};
 
-    const CASES: &[(usize, usize, usize, Option<usize>, Option<f32>, &[usize])] = &[
+    /// Heads, key/value heads, head width, window, soft-cap, row offsets.
+    type Case = (usize, usize, usize, Option<usize>, Option<f32>, &'static [usize]);
+
+    const CASES: &[Case] = &[
         (1, 1, 4, None, None, &[0, 1]),
         (4, 2, 16, None, None, &[0, 40, 41, 120]),
         (9, 3, 64, None, None, &[0, 200]),
