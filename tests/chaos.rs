@@ -91,17 +91,35 @@ impl Drop for Server {
     }
 }
 
+/// Writes `config` with this output folder as a file for `tallow train`.
+fn config_file(config: &Value, output_dir: &Path, file: &Path) -> PathBuf {
+    let mut config = config.clone();
+    config["output_dir"] = json!(output_dir);
+    fs::write(file, config.to_string()).unwrap();
+    file.to_owned()
+}
+
+/// (step, loss as written) of every line of trainer_log.jsonl that has a loss.
+fn losses(dir: &Path) -> Vec<(u64, String)> {
+    let text = fs::read_to_string(dir.join("trainer_log.jsonl")).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line.get("loss").is_some())
+        .map(|line| (line["current_steps"].as_u64().unwrap(), line["loss"].to_string()))
+        .collect()
+}
+
 /// The run without any kill: its folder.
 fn undisturbed(root: &Path, config: &Value) -> PathBuf {
     let dir = root.join("undisturbed");
-    let file = tiny::config_file(config, &dir, &root.join("undisturbed.json"));
+    let file = config_file(config, &dir, &root.join("undisturbed.json"));
     let out = Command::new(env!("CARGO_BIN_EXE_tallow")).arg("train").arg(file).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     dir
 }
 
 fn same_result(got: &Path, want: &Path) {
-    assert_eq!(tiny::losses(got), tiny::losses(want));
+    assert_eq!(losses(got), losses(want));
     let model = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
     assert!(model(got) == model(want), "the weights differ from the undisturbed run's");
 }
