@@ -5,7 +5,7 @@ const root = document.documentElement;
 root.classList.add('js');
 
 /** The page's words, from the locale file: word('copied'), word('say.progress', 50, 1.2). */
-const words = JSON.parse(document.getElementById('words').textContent);
+const words = JSON.parse(document.getElementById('words').dataset.words);
 export function word(key, ...values) {
   return (words[key] ?? key).replace(/\{(\d)\}/g, (_, i) => values[i]);
 }

@@ -3,10 +3,17 @@
 use super::files::{self, File};
 use super::{must_fail, must_hold, must_pass};
 
+/// The token page must look right before anybody may load a file: its own style sheet stands in it,
+/// and the page's policy allows it by its hash (src/web/pages/login.rs).
+const HASHED: (&str, &str) = ("templates/pages/login.html", "<style>{{ styles|safe }}</style>");
+
 fn page_rules(file: &File) -> Vec<String> {
     let text = without_comments(&file.text.to_lowercase());
     let mut complaints = Vec::new();
     for (index, line) in text.lines().enumerate() {
+        if (file.path.as_str(), line.trim()) == HASHED {
+            continue;
+        }
         let mut complain = |what: &str| complaints.push(file.at(index + 1, what));
         let packed: String = line.chars().filter(|letter| !letter.is_whitespace()).collect();
         if packed.contains("|safe") {
@@ -74,6 +81,7 @@ fn templates_keep_the_policy() {
         ("<script>go()</script>", "inline <script>"),
         ("<script src=\"/a.js\"></script><script>go()</script>", "inline <script>"),
         ("<style>p { color: red }</style>", "inline style"),
+        (HASHED.1, "inline style"),
         ("<p style=\"color: red\">", "inline style"),
         ("<button onclick=\"go()\">", "handler"),
         ("<a href=\"javascript:go()\">", "script in an attribute"),

@@ -59,12 +59,12 @@ impl Lang {
         text
     }
 
-    /// The scripts' words as JSON that may stand inside `<script>`.
+    /// The scripts' words as JSON, for an attribute (the template escapes it).
     #[must_use]
     pub fn script_words(self) -> String {
         let wanted = |key: &str| SCRIPT.iter().any(|prefix| key.starts_with(prefix));
         let words: BTreeMap<_, _> = self.words().iter().filter(|(key, _)| wanted(key)).collect();
-        serde_json::to_string(&words).unwrap_or_default().replace('<', "\\u003c")
+        serde_json::to_string(&words).unwrap_or_default()
     }
 
     fn words(self) -> &'static Words {

@@ -82,7 +82,8 @@ fn single_or_lines(
 fn parse(path: &Path, bytes: &[u8], line: u64) -> Result<Value, DataError> {
     serde_json::from_slice(bytes).map_err(|e| DataError::Broken {
         path: path.to_path_buf(),
-        line: line + (e.line() as u64).saturating_sub(1),
+        // A row that is cut short is wrong where it begins, not on the line after it.
+        line: if e.is_eof() { line } else { line + (e.line() as u64).saturating_sub(1) },
         reason: format!("wrong JSON: {}", without_position(&e)),
     })
 }
