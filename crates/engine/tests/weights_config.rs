@@ -1,4 +1,5 @@
 //! config.json: what transformers assumes, both spellings of rope, and what is refused.
+#![expect(clippy::excessive_precision, reason = "numbers as transformers prints them")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use engine::model::config::{Activation, Arch, ModelConfig, RopeKind, check_vocab};
