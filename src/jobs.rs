@@ -77,7 +77,7 @@ impl StopMode {
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// Arguments are wrong.
-    #[error("{} wrong arguments", .0.len())]
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid(Vec<FieldError>),
     /// The database failed.
     #[error(transparent)]

@@ -38,7 +38,7 @@ fn extract(folder: &Path) -> Result<Pairs, CreateError> {
         .map_err(|error| CreateError::Invalid(error.errors))?;
     if !folder.join("model").is_dir() {
         let message =
-            "this build has no sample model; run scripts/make-demo and build again".to_owned();
+            "this build has no sample model; run scripts/make_demo.sh and build again".to_owned();
         return Err(CreateError::Invalid(vec![FieldError {
             field: "model_name_or_path".to_owned(),
             message,
