@@ -119,7 +119,7 @@ export class Plot {
     this.tip = Object.assign(document.createElement('div'), { className: 'tip', hidden: true });
     this.chart = new window.uPlot({
       ...this.size, legend: { show: false }, padding: [8, 12, 0, 0],
-      cursor: { sync: { key: 'run', setSeries: false }, points: { size: 7 }, drag: { x: true, y: false } },
+      cursor: { y: false, sync: { key: 'run', setSeries: false }, points: { size: 7 }, drag: { x: true, y: false } },
       scales: { x: { time: false, range: (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) } },
       axes: [
         { ...axis, grid: { show: false }, size: 26, space: small ? 44 : 64, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7] },

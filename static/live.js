@@ -109,6 +109,7 @@ function takeMetric(point) {
 }
 
 function takeState(state) {
+  if (state.status === 'queued' && status === 'queued') return; // the page knows how many are ahead
   const phase = state.status === 'running' && state.phase ? word(`phase.${state.phase}`) : word(`phase.${state.status}`);
   const done = state.phase_total ? ` ${Math.floor((100 * state.phase_done) / state.phase_total)}%` : '';
   if (by('r-phase').textContent !== phase + done) by('r-phase').textContent = phase + done;
@@ -125,7 +126,7 @@ function takeState(state) {
 
 /** Pill, buttons, error card and the list at the side come from the server again. */
 async function refresh() {
-  await window.htmx.ajax('GET', `/runs/${page.run}?part=head`, { target: '#pill', swap: 'none' });
+  await window.htmx.ajax('GET', `/runs/${page.run}?part=head`, { target: '#main', swap: 'none' });
   paintTimes();
 }
 
@@ -164,10 +165,10 @@ function bottom() {
 
 function takeLog(lines) {
   log.querySelector('.waiting')?.remove();
-  const fresh = lines.map(({ text, level }) => {
+  const fresh = lines.map(({ text }) => {
     const p = document.createElement('p');
     p.textContent = text;
-    p.className = { error: 'bad', warn: 'warn' }[level] ?? (/\berror\b|panicked/i.test(text) ? 'bad' : '');
+    p.className = /error|panicked/i.test(text) ? 'bad' : /warning/i.test(text) ? 'warn' : '';
     p.hidden = !wanted(text);
     return p;
   });
@@ -196,7 +197,7 @@ function take(kind, data) {
       break;
     }
     case 'log': takeLog(data.flat()); break;
-    case 'notice': takeLog([data]); break;
+    case 'notice': break; // the worker's log says it too
     case 'sample': takeSample(data); break;
     case 'checkpoint': checkpoints.add(data.step); plots.loss.draw(); break;
     case 'rewound': {
