@@ -148,23 +148,23 @@ fn greet(server: &Server) {
         Some(url) => url.origin.clone(),
         None => format!("http://localhost:{}", config.port),
     };
-    println!("Tallow is at {address}");
-    println!("data folder: {}", config.data_dir.display());
+    say_line!("Tallow is at {address}");
+    say_line!("data folder: {}", config.data_dir.display());
     if config.wants_token() {
-        println!(
+        say_line!(
             "listening on {}:{}; every page asks for the token in {}",
             config.host,
             config.port,
             config.data_dir.join("token").display()
         );
         if config.public_url.is_none() {
-            println!("it answers to loopback names only; give --public-url for another one");
+            say_line!("it answers to loopback names only; give --public-url for another one");
         }
     }
     if let Some(token) = &server.fresh_token {
-        println!("token (shown this once): {token}");
+        say_line!("token (shown this once): {token}");
     }
-    println!("ready on port {}", config.port);
+    say_line!("ready on port {}", config.port);
 }
 
 fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
@@ -211,7 +211,7 @@ fn work(args: &WorkerArgs) -> ExitCode {
     let (config, notices) = match read {
         Ok(read) => read,
         Err(error) => {
-            eprintln!("{error}");
+            warn_line!("{error}");
             return exit(RunExit::BadInput);
         }
     };
@@ -239,12 +239,12 @@ fn eval(args: &RunArgs) -> ExitCode {
 
 fn report(notices: Vec<Notice>, outcome: Result<(), worker::Failure>) -> ExitCode {
     for notice in notices {
-        eprintln!("{}", notice.text);
+        warn_line!("{}", notice.text);
     }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", failure.message);
+            warn_line!("{}", failure.message);
             exit(failure.code)
         }
     }
@@ -264,12 +264,12 @@ fn exit(code: RunExit) -> ExitCode {
 }
 
 fn wrong(error: &ConfigError) -> ExitCode {
-    eprintln!("{error}");
+    warn_line!("{error}");
     exit(RunExit::BadInput)
 }
 
 fn refused(error: &StartError) -> ExitCode {
-    eprintln!("{error}");
+    warn_line!("{error}");
     match error {
         StartError::Held { .. } => exit(RunExit::Locked),
         _ => ExitCode::FAILURE,
@@ -277,7 +277,7 @@ fn refused(error: &StartError) -> ExitCode {
 }
 
 fn failed(error: &std::io::Error) -> ExitCode {
-    eprintln!("{error}");
+    warn_line!("{error}");
     ExitCode::FAILURE
 }
 

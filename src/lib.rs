@@ -12,6 +12,22 @@
 //! - [`jobs`]: queue, supervisor, adoption, ingest. No HTTP.
 //! - [`web`]: routes, guard, JSON API, SSE, pages. No processes, no SQL.
 
+/// A line on stdout. Nobody may be reading any more: a server must not end for that.
+macro_rules! say_line {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout().lock(), $($text)*);
+    }};
+}
+
+/// A line on stderr, by the same rule.
+macro_rules! warn_line {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr().lock(), $($text)*);
+    }};
+}
+
 pub mod cli;
 pub mod clock;
 pub mod config;

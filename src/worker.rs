@@ -97,7 +97,7 @@ pub fn work(
     let (mut desk, config, _lock) = match prepare(order) {
         Ok(prepared) => prepared,
         Err(failure) => {
-            eprintln!("{}", failure.message);
+            warn_line!("{}", failure.message);
             if fresh && terminal && failure.code != ExitCode::Locked {
                 leave_nothing(&dir);
             }

@@ -38,7 +38,7 @@ impl Stop {
                     if told.0.swap(true, Ordering::SeqCst) {
                         std::process::exit(INTERRUPTED);
                     }
-                    eprintln!(
+                    warn_line!(
                         "stopping at the next step, with a checkpoint; once more to stop at once"
                     );
                 }

@@ -44,9 +44,12 @@ impl Outcome {
     pub async fn load(state: &AppState, row: &RunRow, lang: Lang) -> Result<Option<Self>> {
         Ok(match row.status {
             Status::Finished => Some(Self::Done(Done::load(state, row, lang).await?)),
-            Status::Failed => {
-                Some(Self::Failed(Failure::new(row, &lines(state, row).await?, "error.failed", lang)))
-            }
+            Status::Failed => Some(Self::Failed(Failure::new(
+                row,
+                &lines(state, row).await?,
+                "error.failed",
+                lang,
+            ))),
             Status::Lost => {
                 Some(Self::Failed(Failure::new(row, &lines(state, row).await?, "error.lost", lang)))
             }
