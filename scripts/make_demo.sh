@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 work=target/demo
 rm -rf "$work"
-cargo build --release --locked --bin tallow --example make_demo
+cargo build --release --locked --workspace --bin tallow --example make_demo
 target/release/examples/make_demo sources "$work"
 target/release/tallow train data/demo/pretrain/pretrain.yaml --threads 2
 target/release/examples/make_demo bf16 "$work/base" data/demo/model

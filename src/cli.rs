@@ -21,12 +21,7 @@ use crate::{telemetry, worker};
 
 /// LLM fine-tuning as one program: dashboard, queue and training engine.
 #[derive(Parser)]
-#[command(
-    name = "tallow",
-    version,
-    about,
-    args_conflicts_with_subcommands = true
-)]
+#[command(name = "tallow", version, about, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -77,11 +72,7 @@ struct ServeArgs {
 #[derive(Args)]
 struct RunArgs {
     /// CONFIG.{yaml,yml,json} [key=value ...] [--threads N], or --key value ...
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "ARGUMENTS"
-    )]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     words: Vec<String>,
 }
 
@@ -98,22 +89,12 @@ struct WorkerArgs {
 #[must_use]
 pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
-        Ok(Cli {
-            command: Some(command),
-            ..
-        }) => command,
-        Ok(Cli {
-            command: None,
-            serve,
-        }) => Command::Serve(serve),
+        Ok(Cli { command: Some(command), .. }) => command,
+        Ok(Cli { command: None, serve }) => Command::Serve(serve),
         Err(error) => {
             let wrong = error.use_stderr();
             let _ = error.print();
-            return if wrong {
-                exit(RunExit::BadInput)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if wrong { exit(RunExit::BadInput) } else { ExitCode::SUCCESS };
         }
     };
     match command {
@@ -167,30 +148,28 @@ fn greet(server: &Server) {
         Some(url) => url.origin.clone(),
         None => format!("http://localhost:{}", config.port),
     };
-    println!("Tallow is at {address}");
-    println!("data folder: {}", config.data_dir.display());
+    say_line!("Tallow is at {address}");
+    say_line!("data folder: {}", config.data_dir.display());
     if config.wants_token() {
-        println!(
+        say_line!(
             "listening on {}:{}; every page asks for the token in {}",
             config.host,
             config.port,
             config.data_dir.join("token").display()
         );
         if config.public_url.is_none() {
-            println!("it answers to loopback names only; give --public-url for another one");
+            say_line!("it answers to loopback names only; give --public-url for another one");
         }
     }
     if let Some(token) = &server.fresh_token {
-        println!("token (shown this once): {token}");
+        say_line!("token (shown this once): {token}");
     }
+    say_line!("ready on port {}", config.port);
 }
 
 fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
     raise_file_limit();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
@@ -204,10 +183,7 @@ fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
 fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let wanted = Rlimit {
-        current: limit.maximum.or(Some(65_536)),
-        ..limit
-    };
+    let wanted = Rlimit { current: limit.maximum.or(Some(65_536)), ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, wanted) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
@@ -219,12 +195,7 @@ fn train(args: &RunArgs) -> ExitCode {
         Err(error) => return wrong(&error),
     };
     let dir = RunDir::new(config.output_dir.clone().unwrap_or_default());
-    let order = Order {
-        dir,
-        config,
-        notices,
-        role: Role::Terminal { source },
-    };
+    let order = Order { dir, config, notices, role: Role::Terminal { source } };
     exit(worker::work(order, engine::train))
 }
 
@@ -240,23 +211,12 @@ fn work(args: &WorkerArgs) -> ExitCode {
     let (config, notices) = match read {
         Ok(read) => read,
         Err(error) => {
-            eprintln!("{error}");
+            warn_line!("{error}");
             return exit(RunExit::BadInput);
         }
     };
-    let role = Role::Server {
-        after_wish: args.after_wish,
-        resume: args.resume,
-    };
-    exit(worker::work(
-        Order {
-            dir,
-            config,
-            notices,
-            role,
-        },
-        engine::train,
-    ))
+    let role = Role::Server { after_wish: args.after_wish, resume: args.resume };
+    exit(worker::work(Order { dir, config, notices, role }, engine::train))
 }
 
 fn data(args: &RunArgs) -> ExitCode {
@@ -279,12 +239,12 @@ fn eval(args: &RunArgs) -> ExitCode {
 
 fn report(notices: Vec<Notice>, outcome: Result<(), worker::Failure>) -> ExitCode {
     for notice in notices {
-        eprintln!("{}", notice.text);
+        warn_line!("{}", notice.text);
     }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", failure.message);
+            warn_line!("{}", failure.message);
             exit(failure.code)
         }
     }
@@ -304,12 +264,12 @@ fn exit(code: RunExit) -> ExitCode {
 }
 
 fn wrong(error: &ConfigError) -> ExitCode {
-    eprintln!("{error}");
+    warn_line!("{error}");
     exit(RunExit::BadInput)
 }
 
 fn refused(error: &StartError) -> ExitCode {
-    eprintln!("{error}");
+    warn_line!("{error}");
     match error {
         StartError::Held { .. } => exit(RunExit::Locked),
         _ => ExitCode::FAILURE,
@@ -317,7 +277,7 @@ fn refused(error: &StartError) -> ExitCode {
 }
 
 fn failed(error: &std::io::Error) -> ExitCode {
-    eprintln!("{error}");
+    warn_line!("{error}");
     ExitCode::FAILURE
 }
 

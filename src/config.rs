@@ -75,14 +75,8 @@ impl std::str::FromStr for PublicUrl {
         }
         // browsers leave out the port that the scheme implies
         let implied = if scheme == "https" { ":443" } else { ":80" };
-        let authority = authority
-            .strip_suffix(implied)
-            .unwrap_or(authority)
-            .to_owned();
-        Ok(Self {
-            origin: format!("{scheme}://{authority}"),
-            authority,
-        })
+        let authority = authority.strip_suffix(implied).unwrap_or(authority).to_owned();
+        Ok(Self { origin: format!("{scheme}://{authority}"), authority })
     }
 }
 
@@ -93,19 +87,13 @@ mod tests {
 
     #[test]
     fn public_urls() {
-        let parse = |text: &str| {
-            text.parse::<PublicUrl>()
-                .map(|url| (url.origin, url.authority))
-        };
+        let parse = |text: &str| text.parse::<PublicUrl>().map(|url| (url.origin, url.authority));
         let ok = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(
             parse("https://Tune.example.org/").unwrap(),
             ok("https://tune.example.org", "tune.example.org")
         );
-        assert_eq!(
-            parse("http://a.b:8080").unwrap(),
-            ok("http://a.b:8080", "a.b:8080")
-        );
+        assert_eq!(parse("http://a.b:8080").unwrap(), ok("http://a.b:8080", "a.b:8080"));
         assert_eq!(parse("https://a.b:443").unwrap(), ok("https://a.b", "a.b"));
         for wrong in ["", "a.b", "ftp://a", "http://", "http://a/b", "http://u@a"] {
             assert!(parse(wrong).is_err(), "{wrong}");

@@ -35,23 +35,15 @@ impl Roots {
                 .map_err(|error| named(data_dir, error))?;
         }
         // a folder that others could read until now will hold a token and logs
-        let mode = fs::metadata(data_dir)
-            .map_err(|error| named(data_dir, error))?
-            .permissions()
-            .mode();
+        let mode =
+            fs::metadata(data_dir).map_err(|error| named(data_dir, error))?.permissions().mode();
         if mode & 0o077 != 0 {
             let private = fs::Permissions::from_mode(0o700);
             fs::set_permissions(data_dir, private).map_err(|error| named(data_dir, error))?;
         }
         let resolve = |path: &Path| path.canonicalize().map_err(|error| named(path, error));
-        let allowed = allow
-            .iter()
-            .map(|path| resolve(path))
-            .collect::<io::Result<_>>()?;
-        Ok(Self {
-            data_dir: resolve(data_dir)?,
-            allowed,
-        })
+        let allowed = allow.iter().map(|path| resolve(path)).collect::<io::Result<_>>()?;
+        Ok(Self { data_dir: resolve(data_dir)?, allowed })
     }
 
     /// The data folder, absolute, without symbolic links.
@@ -67,14 +59,9 @@ impl Roots {
     /// One line for the user: it is outside, or is not there.
     pub fn readable(&self, text: &str) -> Result<PathBuf, String> {
         let path = plain(text)?;
-        let here = if path.is_relative() {
-            std::env::current_dir().ok()
-        } else {
-            None
-        };
+        let here = if path.is_relative() { std::env::current_dir().ok() } else { None };
         let elsewhere = here.and_then(|here| self.resolve(&here.join(path), path).ok());
-        self.resolve(&self.data_dir.join(path), path)
-            .or_else(|why| elsewhere.ok_or(why))
+        self.resolve(&self.data_dir.join(path), path).or_else(|why| elsewhere.ok_or(why))
     }
 
     /// The same for a path that can only mean one below `base`.
@@ -107,7 +94,8 @@ impl Roots {
         let mut present = wanted.clone();
         let resolved = loop {
             match present.canonicalize() {
-                Ok(found) => break found,
+                Ok(found) if missing.is_empty() || found.is_dir() => break found,
+                Ok(_) => return Err(format!("`{}` is below a file", path.display())),
                 Err(_) if present.symlink_metadata().is_ok() => return Err(self.outside(path)),
                 Err(_) => {
                     let Some(name) = present.file_name().map(ToOwned::to_owned) else {
@@ -118,10 +106,7 @@ impl Roots {
                 }
             }
         };
-        let resolved = missing
-            .iter()
-            .rev()
-            .fold(resolved, |path, name| path.join(name));
+        let resolved = missing.iter().rev().fold(resolved, |path, name| path.join(name));
         if !self.covers(&resolved) {
             return Err(self.outside(path));
         }
@@ -238,17 +223,10 @@ mod tests {
         symlink(base.join("allowed/sub"), base.join("data/in")).unwrap();
         symlink(base.join("outside/none"), base.join("data/dangling")).unwrap();
         fs::create_dir(base.join("data/mixed")).unwrap();
-        symlink(
-            base.join("outside/secret/file"),
-            base.join("data/mixed/model.safetensors"),
-        )
-        .unwrap();
+        symlink(base.join("outside/secret/file"), base.join("data/mixed/model.safetensors"))
+            .unwrap();
         let roots = Roots::open(&base.join("data"), &[base.join("allowed")]).unwrap();
-        Fixture {
-            _dir: dir,
-            base,
-            roots,
-        }
+        Fixture { _dir: dir, base, roots }
     }
 
     #[test]
@@ -282,13 +260,9 @@ mod tests {
         ] {
             assert!(roots.readable(wrong).is_err(), "{wrong}");
         }
-        for wrong in [
-            "outside",
-            "data-evil",
-            "outside/none",
-            "data/../outside",
-            "allowed/../outside",
-        ] {
+        for wrong in
+            ["outside", "data-evil", "outside/none", "data/../outside", "allowed/../outside"]
+        {
             let text = roots.readable(&absolute(wrong)).unwrap_err();
             assert!(text.contains("--allow-path"), "{text}");
         }
@@ -306,10 +280,7 @@ mod tests {
         check("saves/a/b", Some("data/saves/a/b"));
         check("x/../y", Some("data/y"));
         check("in/new", Some("allowed/sub/new"));
-        check(
-            &base.join("allowed/new").display().to_string(),
-            Some("allowed/new"),
-        );
+        check(&base.join("allowed/new").display().to_string(), Some("allowed/new"));
         check(&base.join("outside/new").display().to_string(), None);
         for wrong in [
             "",

@@ -69,9 +69,7 @@ impl StopMode {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Save, Self::Now]
-            .into_iter()
-            .find(|mode| mode.as_str() == text)
+        [Self::Save, Self::Now].into_iter().find(|mode| mode.as_str() == text)
     }
 }
 
@@ -79,7 +77,7 @@ impl StopMode {
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// Arguments are wrong.
-    #[error("{} wrong arguments", .0.len())]
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid(Vec<FieldError>),
     /// The database failed.
     #[error(transparent)]
@@ -135,16 +133,7 @@ impl Jobs {
         stop: CancellationToken,
     ) -> Self {
         let (bells, nudge, gate) = (Bells::default(), Notify::new(), tokio::sync::Mutex::new(()));
-        Self(Arc::new(Inner {
-            db,
-            config,
-            roots,
-            clock,
-            bells,
-            nudge,
-            stop,
-            gate,
-        }))
+        Self(Arc::new(Inner { db, config, roots, clock, bells, nudge, stop, gate }))
     }
 
     /// Adopts the workers of the server before this one, then takes runs from the queue until the stop token.
@@ -192,18 +181,9 @@ impl Jobs {
     /// # Errors
     /// Where there is no such run or it is over.
     pub async fn stop(&self, id: &str, mode: StopMode) -> Result<RunRow, ActionError> {
-        let (row, effect) = self
-            .0
-            .step(id, Input::Stop(mode), Change::default())
-            .await?;
+        let (row, effect) = self.0.step(id, Input::Stop(mode), Change::default()).await?;
         if let Effect::Tell(mode) = effect {
-            let wish = match mode {
-                StopMode::Save => Wish::StopAndSave,
-                StopMode::Now => Wish::StopNow,
-            };
-            let dir = RunDir::new(&row.output_dir);
-            let written = tokio::task::spawn_blocking(move || control::write(&dir, wish)).await;
-            written.map_err(std::io::Error::other)??;
+            wish(&RunDir::new(&row.output_dir), mode).await?;
         }
         Ok(row)
     }
@@ -223,11 +203,7 @@ impl Jobs {
                 other.id
             )));
         }
-        let change = Change {
-            reason: Some(None),
-            ended_ms: Some(None),
-            ..Change::default()
-        };
+        let change = Change { reason: Some(None), ended_ms: Some(None), ..Change::default() };
         let (row, _) = self.0.step(id, Input::Resume, change).await?;
         self.0.nudge.notify_one();
         Ok(row)
@@ -249,9 +225,8 @@ impl Inner {
         change: Change,
     ) -> Result<(RunRow, Effect), ActionError> {
         let _one_at_a_time = self.gate.lock().await;
-        let row = runs::get(&self.db, id)
-            .await?
-            .ok_or_else(|| ActionError::NoRun(id.to_owned()))?;
+        let row =
+            runs::get(&self.db, id).await?.ok_or_else(|| ActionError::NoRun(id.to_owned()))?;
         let before = state_of(&row);
         let (after, effect) = state::next(before, input)
             .map_err(|refused| ActionError::Refused(refused.0.to_owned()))?;
@@ -263,11 +238,7 @@ impl Inner {
             best_step: Some(after.best_step),
             stop_mode: Some(after.stop.map(StopMode::as_str)),
             requeue: effect == Effect::Queue,
-            ended_ms: if over {
-                Some(Some(now))
-            } else {
-                change.ended_ms
-            },
+            ended_ms: if over { Some(Some(now)) } else { change.ended_ms },
             worker_pid: if over { Some(None) } else { change.worker_pid },
             ..change
         };
@@ -278,6 +249,17 @@ impl Inner {
         }
         Ok((row, effect))
     }
+}
+
+/// Tells the worker how to stop.
+async fn wish(dir: &RunDir, mode: StopMode) -> std::io::Result<()> {
+    let wish = match mode {
+        StopMode::Save => Wish::StopAndSave,
+        StopMode::Now => Wish::StopNow,
+    };
+    let dir = dir.clone();
+    let written = tokio::task::spawn_blocking(move || control::write(&dir, wish)).await;
+    written.map_err(std::io::Error::other)?.map(|_| ())
 }
 
 fn state_of(row: &RunRow) -> State {

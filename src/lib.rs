@@ -2,7 +2,7 @@
 //!
 //! - [`cli`]: the command line; with [`worker`] the only importer of the engine.
 //! - [`worker`]: one run in this process: lock, journal, control file, engine.
-//! - [`plot`]: `training_loss.png`.
+//! - [`plot`] draws `training_loss.png`.
 //! - [`config`]: what `tallow serve` is told, validated once.
 //! - [`lifecycle`]: start, signals, shutdown of the server.
 //! - [`clock`]: the only caller of the wall clock.
@@ -11,6 +11,22 @@
 //! - [`db`]: SQLite; every SQL string of the program.
 //! - [`jobs`]: queue, supervisor, adoption, ingest. No HTTP.
 //! - [`web`]: routes, guard, JSON API, SSE, pages. No processes, no SQL.
+
+/// A line on stdout. Nobody may be reading any more: a server must not end for that.
+macro_rules! say_line {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout().lock(), $($text)*);
+    }};
+}
+
+/// A line on stderr, by the same rule.
+macro_rules! warn_line {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr().lock(), $($text)*);
+    }};
+}
 
 pub mod cli;
 pub mod clock;

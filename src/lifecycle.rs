@@ -75,57 +75,26 @@ impl Server {
             Roots::open(&config.data_dir, &config.allow_paths).map_err(named(&"data folder"))?;
         let data_dir = roots.data_dir().to_owned();
         let mut lock = lock(&data_dir)?;
-        let listener = TcpListener::bind(config.address())
-            .await
-            .map_err(named(&config.address()))?;
+        let listener =
+            TcpListener::bind(config.address()).await.map_err(named(&config.address()))?;
         let address = listener.local_addr().map_err(named(&config.address()))?;
         tell_holder(&mut lock, address).map_err(named(&"server.lock"))?;
-        let config = ServerConfig {
-            data_dir: data_dir.clone(),
-            port: address.port(),
-            ..config
-        };
+        let config = ServerConfig { data_dir: data_dir.clone(), port: address.port(), ..config };
         let (auth, fresh_token) = if config.wants_token() {
             let path = data_dir.join("token");
             let file = auth::token_file(&path).map_err(named(&path.display()))?;
-            let secure = config
-                .public_url
-                .as_ref()
-                .is_some_and(|url| url.origin.starts_with("https:"));
-            (
-                Auth::token(file.token.clone(), secure),
-                file.fresh.then_some(file.token),
-            )
+            let secure =
+                config.public_url.as_ref().is_some_and(|url| url.origin.starts_with("https:"));
+            (Auth::token(file.token.clone(), secure), file.fresh.then_some(file.token))
         } else {
             (Auth::open(), None)
         };
         let db = Db::open(&data_dir.join("tallow.db")).await?;
-        let (config, clock, stop) = (
-            Arc::new(config),
-            Arc::new(SystemClock),
-            CancellationToken::new(),
-        );
-        let jobs = Jobs::new(
-            db.clone(),
-            config.clone(),
-            roots,
-            clock.clone(),
-            stop.clone(),
-        );
-        let state = AppState {
-            db,
-            jobs,
-            config,
-            auth: Arc::new(auth),
-            clock,
-            stop,
-        };
-        Ok(Self {
-            listener,
-            state,
-            fresh_token,
-            _lock: lock,
-        })
+        let (config, clock, stop) =
+            (Arc::new(config), Arc::new(SystemClock), CancellationToken::new());
+        let jobs = Jobs::new(db.clone(), config.clone(), roots, clock.clone(), stop.clone());
+        let state = AppState { db, jobs, config, auth: Arc::new(auth), clock, stop };
+        Ok(Self { listener, state, fresh_token, _lock: lock })
     }
 
     /// Where it listens.
@@ -141,12 +110,7 @@ impl Server {
     /// # Errors
     /// Where the listener fails.
     pub async fn serve(self) -> io::Result<()> {
-        let Self {
-            listener,
-            state,
-            _lock,
-            ..
-        } = self;
+        let Self { listener, state, _lock, .. } = self;
         let stop = state.stop.clone();
         let (jobs, db) = (state.jobs.clone(), state.db.clone());
         let supervisor = tokio::spawn(async move { jobs.start().await });
@@ -196,10 +160,7 @@ pub fn stop_on_signals(stop: CancellationToken) -> io::Result<()> {
 /// One server a data folder. The lock is close-on-exec: a worker that lives on does not keep it.
 fn lock(data_dir: &Path) -> Result<File, StartError> {
     let path = data_dir.join("server.lock");
-    let io = |source| StartError::Io {
-        what: path.display().to_string(),
-        source,
-    };
+    let io = |source| StartError::Io { what: path.display().to_string(), source };
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -214,10 +175,7 @@ fn lock(data_dir: &Path) -> Result<File, StartError> {
             let mut holder = String::new();
             let _ = (&file).take(200).read_to_string(&mut holder);
             let holder = holder.trim().to_owned();
-            Err(StartError::Held {
-                path: data_dir.to_owned(),
-                holder,
-            })
+            Err(StartError::Held { path: data_dir.to_owned(), holder })
         }
     }
 }

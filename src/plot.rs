@@ -45,15 +45,12 @@ pub enum PlotError {
 pub fn loss_curves(dir: &RunDir) -> Result<Vec<PathBuf>, PlotError> {
     let path = dir.trainer_log();
     let text = fs::read_to_string(&path).map_err(|source| PlotError::Io { path, source })?;
-    let lines: Vec<Value> = text
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
+    let lines: Vec<Value> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let mut drawn = Vec::new();
-    for (key, file) in [
-        ("loss", dir.training_loss_png()),
-        ("eval_loss", dir.training_eval_loss_png()),
-    ] {
+    for (key, file) in
+        [("loss", dir.training_loss_png()), ("eval_loss", dir.training_eval_loss_png())]
+    {
         let points: Vec<(f64, f64)> = lines.iter().filter_map(|line| point(line, key)).collect();
         if points.is_empty() {
             continue;
@@ -68,10 +65,7 @@ pub fn loss_curves(dir: &RunDir) -> Result<Vec<PathBuf>, PlotError> {
 /// LLaMA-Factory's smoothing: an exponential mean whose weight grows with the number of points.
 #[must_use]
 pub fn smooth(values: &[f64]) -> Vec<f64> {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a curve has far fewer than 2^52 points"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "a curve has far fewer than 2^52 points")]
     let n = values.len() as f64;
     let weight = 1.8 * (1.0 / (1.0 + (-0.05 * n).exp()) - 0.5);
     let mut last = values.first().copied().unwrap_or_default();
@@ -83,35 +77,23 @@ pub fn smooth(values: &[f64]) -> Vec<f64> {
 }
 
 fn point(line: &Value, key: &str) -> Option<(f64, f64)> {
-    Some((
-        line.get("current_steps")?.as_f64()?,
-        line.get(key)?.as_f64()?,
-    ))
+    Some((line.get("current_steps")?.as_f64()?, line.get(key)?.as_f64()?))
 }
 
 fn draw(path: &Path, title: &str, key: &str, points: &[(f64, f64)]) -> Result<(), PlotError> {
     register();
     let mut pixels = vec![255_u8; (SIZE.0 * SIZE.1 * 3) as usize];
-    paint(&mut pixels, title, key, points).map_err(|why| PlotError::Draw {
-        path: path.to_owned(),
-        why,
-    })?;
+    paint(&mut pixels, title, key, points)
+        .map_err(|why| PlotError::Draw { path: path.to_owned(), why })?;
     // encoded in a file of its own, so that a half-written picture never has the name
     let draft = path.with_extension("draft.png");
-    let failed = |why: String| PlotError::Draw {
-        path: path.to_owned(),
-        why,
-    };
-    let io = |source| PlotError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |why: String| PlotError::Draw { path: path.to_owned(), why };
+    let io = |source| PlotError::Io { path: path.to_owned(), source };
     {
         let area = BitMapBackend::new(&draft, SIZE).into_drawing_area();
         let picture = BitMapElement::with_owned_buffer((0, 0), SIZE, pixels)
             .ok_or_else(|| failed("the picture has a wrong size".to_owned()))?;
-        area.draw(&picture)
-            .map_err(|error| failed(error.to_string()))?;
+        area.draw(&picture).map_err(|error| failed(error.to_string()))?;
         area.present().map_err(|error| failed(error.to_string()))?;
     }
     fs::rename(&draft, path).map_err(io)
@@ -122,22 +104,13 @@ fn paint(pixels: &mut [u8], title: &str, key: &str, points: &[(f64, f64)]) -> Re
     let told = |error: &dyn std::fmt::Display| error.to_string();
     area.fill(&WHITE).map_err(|error| told(&error))?;
     let values: Vec<f64> = points.iter().map(|(_, value)| *value).collect();
-    let smoothed: Vec<(f64, f64)> = points
-        .iter()
-        .zip(smooth(&values))
-        .map(|((step, _), value)| (*step, value))
-        .collect();
-    let (x, y) = (
-        margin(points.iter().map(|point| point.0)),
-        margin(values.iter().copied()),
-    );
+    let smoothed: Vec<(f64, f64)> =
+        points.iter().zip(smooth(&values)).map(|((step, _), value)| (*step, value)).collect();
+    let (x, y) = (margin(points.iter().map(|point| point.0)), margin(values.iter().copied()));
     // a long folder name is cut from the left: its end tells the runs apart
     let size = 15;
     let fits = 72;
-    let shown: String = title
-        .chars()
-        .skip(title.chars().count().saturating_sub(fits))
-        .collect();
+    let shown: String = title.chars().skip(title.chars().count().saturating_sub(fits)).collect();
     let mut chart = ChartBuilder::on(&area)
         .caption(shown, (FONT, size))
         .margin(12)
@@ -156,10 +129,8 @@ fn paint(pixels: &mut [u8], title: &str, key: &str, points: &[(f64, f64)]) -> Re
         .map_err(|error| told(&error))?;
     let faint = ORIGINAL.mix(0.4).stroke_width(2);
     let bold = ORIGINAL.stroke_width(2);
-    for (name, line, style) in [
-        ("original", points.to_vec(), faint),
-        ("smoothed", smoothed, bold),
-    ] {
+    for (name, line, style) in [("original", points.to_vec(), faint), ("smoothed", smoothed, bold)]
+    {
         chart
             .draw_series(LineSeries::new(line, style))
             .map_err(|error| told(&error))?
@@ -186,11 +157,7 @@ fn margin(values: impl Iterator<Item = f64>) -> (f64, f64) {
     if low > high {
         return (0.0, 1.0);
     }
-    let space = if high > low {
-        (high - low) / 20.0
-    } else {
-        low.abs().max(1.0) / 20.0
-    };
+    let space = if high > low { (high - low) / 20.0 } else { low.abs().max(1.0) / 20.0 };
     (low - space, high + space)
 }
 
@@ -219,13 +186,7 @@ mod tests {
         check(&[], &[]);
         check(&[1.0], &[1.0]);
         check(&[2.0, 1.0], &[2.0, 1.044_962_537_5]);
-        let golden = [
-            2.5,
-            2.144_767_080_6,
-            1.927_393_769_1,
-            1.725_449_388,
-            1.614_040_007_2,
-        ];
+        let golden = [2.5, 2.144_767_080_6, 1.927_393_769_1, 1.725_449_388, 1.614_040_007_2];
         check(&[2.5, 2.1, 1.9, 1.7, 1.6], &golden);
     }
 
@@ -236,18 +197,11 @@ mod tests {
         assert!(loss_curves(&dir).is_err());
         let mut log = String::from("{\"current_steps\": 0}\nnot json\n");
         for step in 1..60 {
-            log += &format!(
-                "{{\"current_steps\": {step}, \"loss\": {}}}\n",
-                3.0 / f64::from(step)
-            );
+            log += &format!("{{\"current_steps\": {step}, \"loss\": {}}}\n", 3.0 / f64::from(step));
         }
         fs::write(dir.trainer_log(), &log).unwrap();
         assert_eq!(loss_curves(&dir).unwrap(), [dir.training_loss_png()]);
-        fs::write(
-            dir.trainer_log(),
-            log + "{\"current_steps\": 9, \"eval_loss\": 1.0}\n",
-        )
-        .unwrap();
+        fs::write(dir.trainer_log(), log + "{\"current_steps\": 9, \"eval_loss\": 1.0}\n").unwrap();
         assert_eq!(loss_curves(&dir).unwrap().len(), 2);
         for picture in [dir.training_loss_png(), dir.training_eval_loss_png()] {
             let bytes = fs::read(picture).unwrap();

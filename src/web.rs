@@ -4,6 +4,8 @@ pub mod api;
 pub mod assets;
 pub mod auth;
 pub mod error;
+pub mod extract;
+pub mod forms;
 pub mod guard;
 pub mod openapi;
 pub mod pages;

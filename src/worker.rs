@@ -76,10 +76,7 @@ pub struct Failure {
 
 impl Failure {
     fn new(code: ExitCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 }
 
@@ -100,7 +97,7 @@ pub fn work(
     let (mut desk, config, _lock) = match prepare(order) {
         Ok(prepared) => prepared,
         Err(failure) => {
-            eprintln!("{}", failure.message);
+            warn_line!("{}", failure.message);
             if fresh && terminal && failure.code != ExitCode::Locked {
                 leave_nothing(&dir);
             }
@@ -121,10 +118,7 @@ pub fn work(
         desk.log.line(&format!("warning: no loss curve: {error}"));
     }
     let started = desk.started.is_some();
-    if let Err(failure) = desk.tell(Body::Exit {
-        code: code.code(),
-        message,
-    }) {
+    if let Err(failure) = desk.tell(Body::Exit { code: code.code(), message }) {
         desk.log.line(&format!("warning: {}", failure.message));
     }
     if code == ExitCode::BadInput && fresh && terminal && !started {
@@ -135,17 +129,9 @@ pub fn work(
 
 /// Everything before the engine: folder, lock, frozen arguments, journal.
 fn prepare(order: Order) -> Result<(Desk, Config, RunLock), Failure> {
-    let Order {
-        dir,
-        mut config,
-        notices,
-        role,
-    } = order;
+    let Order { dir, mut config, notices, role } = order;
     let named = |error: std::io::Error| {
-        Failure::new(
-            io_code(&error),
-            format!("output_dir: {}: {error}", dir.path().display()),
-        )
+        Failure::new(io_code(&error), format!("output_dir: {}: {error}", dir.path().display()))
     };
     fs::create_dir_all(dir.path()).map_err(named)?;
     let lock = RunLock::take(&dir).map_err(|held| match &held {
@@ -156,19 +142,14 @@ fn prepare(order: Order) -> Result<(Desk, Config, RunLock), Failure> {
     let (mut log, listener) = match &role {
         Role::Terminal { source } => {
             // A resumed run keeps its first start: dates in templates come from it.
-            let earlier = RunFile::read(&dir)
-                .ok()
-                .filter(|_| !config.overwrite_output_dir);
+            let earlier = RunFile::read(&dir).ok().filter(|_| !config.overwrite_output_dir);
             let created = earlier.map_or_else(now_ms, |file| file.created_at_ms);
             let mut file = RunFile::new(id_of(dir.path()), created, config.to_map());
             file.source.clone_from(source);
             file.write(&dir).map_err(|error| {
                 Failure::new(ExitCode::BadInput, format!("output_dir: {error}"))
             })?;
-            (
-                Log::to_both(&dir).map_err(named)?,
-                Listener::from_now(dir.clone()),
-            )
+            (Log::to_both(&dir).map_err(named)?, Listener::from_now(dir.clone()))
         }
         Role::Server { after_wish, .. } => {
             (Log::to_stderr(), Listener::after(dir.clone(), *after_wish))
@@ -176,11 +157,7 @@ fn prepare(order: Order) -> Result<(Desk, Config, RunLock), Failure> {
     };
     match &role {
         Role::Server { resume: true, .. } => {
-            let own = dir
-                .newest_complete_checkpoint()
-                .map_err(named)?
-                .found
-                .is_some();
+            let own = dir.newest_complete_checkpoint().map_err(named)?.found.is_some();
             if own {
                 config.resume_from_checkpoint = None;
             }
@@ -189,9 +166,7 @@ fn prepare(order: Order) -> Result<(Desk, Config, RunLock), Failure> {
         _ => {}
     }
     let stop = Stop::on_signals().unwrap_or_else(|error| {
-        log.line(&format!(
-            "warning: signals will end this process at once: {error}"
-        ));
+        log.line(&format!("warning: signals will end this process at once: {error}"));
         Stop::default()
     });
     let journal = Journal::open(&dir)?;
@@ -258,11 +233,7 @@ impl Desk {
 
     /// What the run is asked to do: a signal first, then control.json.
     pub fn wish(&mut self) -> Wish {
-        if self.stop.asked() {
-            Wish::StopAndSave
-        } else {
-            self.listener.wish()
-        }
+        if self.stop.asked() { Wish::StopAndSave } else { self.listener.wish() }
     }
 
     /// Monotonic seconds since training began, over all resumes; before it began, since this process did.
@@ -275,11 +246,8 @@ impl Desk {
 /// `overwrite_output_dir`: what an earlier run could be resumed from must not be found.
 fn forget_checkpoints(dir: &RunDir) -> std::io::Result<()> {
     for checkpoint in dir.checkpoints()? {
-        let trash = dir.path().join(format!(
-            "{}checkpoint-{}",
-            run::atomic::TRASH,
-            checkpoint.step
-        ));
+        let trash =
+            dir.path().join(format!("{}checkpoint-{}", run::atomic::TRASH, checkpoint.step));
         fs::rename(&checkpoint.path, &trash)?;
         fs::remove_dir_all(trash)?;
     }
@@ -288,22 +256,14 @@ fn forget_checkpoints(dir: &RunDir) -> std::io::Result<()> {
 
 /// A folder that was made for a run with wrong input goes again, if nothing but our first files is in it.
 fn leave_nothing(dir: &RunDir) {
-    for file in [
-        dir.run_json(),
-        dir.events(),
-        dir.worker_log(),
-        dir.trainer_log(),
-        dir.lock(),
-    ] {
+    for file in [dir.run_json(), dir.events(), dir.worker_log(), dir.trainer_log(), dir.lock()] {
         let _ = fs::remove_file(file);
     }
     let _ = fs::remove_dir(dir.path());
 }
 
 fn id_of(path: &Path) -> String {
-    path.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn io_code(error: &std::io::Error) -> ExitCode {
@@ -322,8 +282,5 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied());
-    format!(
-        "a bug in this program: {}",
-        text.unwrap_or("a panic without text")
-    )
+    format!("a bug in this program: {}", text.unwrap_or("a panic without text"))
 }

@@ -28,17 +28,10 @@ struct Server {
 
 impl Server {
     fn start(data: &Path, allowed: &Path) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let at = SocketAddr::from(([127, 0, 0, 1], port));
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(data.join("server.log"))
-            .unwrap();
+        let log =
+            fs::File::options().create(true).append(true).open(data.join("server.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_tallow"))
             .args(["serve", "--host", "127.0.0.1", "--port", &port.to_string()])
             .arg("--data-dir")
@@ -50,11 +43,7 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Self {
-            child,
-            at,
-            data: data.to_owned(),
-        };
+        let server = Self { child, at, data: data.to_owned() };
         wait_for("the server", LIMIT, || request(at, "GET", "/healthz", None));
         server
     }
@@ -76,15 +65,11 @@ impl Server {
     }
 
     fn step(&self, id: &str) -> u64 {
-        self.run(id)
-            .and_then(|run| run["step"].as_u64())
-            .unwrap_or(0)
+        self.run(id).and_then(|run| run["step"].as_u64()).unwrap_or(0)
     }
 
     fn wait_for_step(&self, id: &str, step: u64) {
-        wait_for(&format!("step {step}"), LIMIT, || {
-            (self.step(id) >= step).then_some(())
-        });
+        wait_for(&format!("step {step}"), LIMIT, || (self.step(id) >= step).then_some(()));
     }
 
     #[track_caller]
@@ -106,30 +91,37 @@ impl Drop for Server {
     }
 }
 
+/// Writes `config` with this output folder as a file for `tallow train`.
+fn config_file(config: &Value, output_dir: &Path, file: &Path) -> PathBuf {
+    let mut config = config.clone();
+    config["output_dir"] = json!(output_dir);
+    fs::write(file, config.to_string()).unwrap();
+    file.to_owned()
+}
+
+/// (step, loss as written) of every line of trainer_log.jsonl that has a loss.
+fn losses(dir: &Path) -> Vec<(u64, String)> {
+    let text = fs::read_to_string(dir.join("trainer_log.jsonl")).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line.get("loss").is_some())
+        .map(|line| (line["current_steps"].as_u64().unwrap(), line["loss"].to_string()))
+        .collect()
+}
+
 /// The run without any kill: its folder.
 fn undisturbed(root: &Path, config: &Value) -> PathBuf {
     let dir = root.join("undisturbed");
-    let file = tiny::config_file(config, &dir, &root.join("undisturbed.json"));
-    let out = Command::new(env!("CARGO_BIN_EXE_tallow"))
-        .arg("train")
-        .arg(file)
-        .output()
-        .unwrap();
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let file = config_file(config, &dir, &root.join("undisturbed.json"));
+    let out = Command::new(env!("CARGO_BIN_EXE_tallow")).arg("train").arg(file).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     dir
 }
 
 fn same_result(got: &Path, want: &Path) {
-    assert_eq!(tiny::losses(got), tiny::losses(want));
+    assert_eq!(losses(got), losses(want));
     let model = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
-    assert!(
-        model(got) == model(want),
-        "the weights differ from the undisturbed run's"
-    );
+    assert!(model(got) == model(want), "the weights differ from the undisturbed run's");
 }
 
 #[test]
@@ -173,19 +165,14 @@ fn worker_killed_at_twenty_random_moments() {
     for _ in 0..5 {
         let id = server.post(&config);
         for kill in 0..4u64 {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             // Between checkpoints, and in the middle of writing one.
             server.wait_for_step(&id, 20 + kill * 60 + (random >> 33) % 40);
             std::thread::park_timeout(Duration::from_micros((random >> 20) % 30_000));
             let Some(pid) = server.run(&id).and_then(|r| r["worker_pid"].as_u64()) else {
                 continue;
             };
-            let killed = Command::new("kill")
-                .args(["-9", &pid.to_string()])
-                .status()
-                .unwrap();
+            let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
             assert!(killed.success());
             wait_for("another worker", LIMIT, || {
                 let run = server.run(&id)?;

@@ -18,16 +18,10 @@ pub fn convert(from: &Path, to: &Path) -> Result<()> {
     let mut rounded: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     for (name, tensor) in tensors.tensors() {
         if tensor.dtype() != Dtype::F32 {
-            bail!(
-                "{}: {name} is {:?}, not F32",
-                source.display(),
-                tensor.dtype()
-            );
+            bail!("{}: {name} is {:?}, not F32", source.display(), tensor.dtype());
         }
         let (words, _) = tensor.data().as_chunks::<4>();
-        let halves = words
-            .iter()
-            .map(|word| bf16::from_f32(f32::from_le_bytes(*word)));
+        let halves = words.iter().map(|word| bf16::from_f32(f32::from_le_bytes(*word)));
         let data = halves.flat_map(bf16::to_le_bytes).collect();
         rounded.push((name, tensor.shape().to_vec(), data));
     }

@@ -17,22 +17,13 @@ pub const DATASET_INFO: &str = r#"{
 pub fn documents(grammar: &Grammar, count: usize) -> Result<Vec<String>> {
     let mut random = Random(20);
     (0..count)
-        .map(|n| {
-            if n % 3 == 0 {
-                story(grammar, &mut random)
-            } else {
-                talk(grammar, &mut random)
-            }
-        })
+        .map(|n| if n % 3 == 0 { story(grammar, &mut random) } else { talk(grammar, &mut random) })
         .collect()
 }
 
 /// One JSON object a line: `{"text": ...}`.
 pub fn to_jsonl(documents: &[String]) -> String {
-    documents
-        .iter()
-        .map(|text| json!({ "text": text }).to_string() + "\n")
-        .collect()
+    documents.iter().map(|text| json!({ "text": text }).to_string() + "\n").collect()
 }
 
 fn story(grammar: &Grammar, random: &mut Random) -> Result<String> {
@@ -41,9 +32,7 @@ fn story(grammar: &Grammar, random: &mut Random) -> Result<String> {
     let sentences: Result<Vec<String>> = (0..length)
         .map(|_| {
             let pattern = random.pick(&grammar.story);
-            grammar
-                .fill(pattern, &mut drawn, random)
-                .map(|text| capitalised(&text))
+            grammar.fill(pattern, &mut drawn, random).map(|text| capitalised(&text))
         })
         .collect();
     Ok(sentences?.join(" "))
@@ -57,9 +46,7 @@ fn talk(grammar: &Grammar, random: &mut Random) -> Result<String> {
             let (ask, say) = random.pick(&grammar.talk);
             let ask = capitalised(&grammar.fill(ask, &mut drawn, random)?);
             let say = capitalised(&grammar.fill(say, &mut drawn, random)?);
-            Ok(format!(
-                "<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n{say}"
-            ))
+            Ok(format!("<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n{say}"))
         })
         .collect();
     Ok(turns?.join("<|im_end|>\n"))
@@ -67,8 +54,5 @@ fn talk(grammar: &Grammar, random: &mut Random) -> Result<String> {
 
 fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
-    letters
-        .next()
-        .map(|first| first.to_uppercase().chain(letters).collect())
-        .unwrap_or_default()
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }

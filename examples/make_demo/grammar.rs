@@ -67,11 +67,7 @@ impl Grammar {
                 bail!("grammar.txt: no list named {name:?}, wanted by {pattern:?}");
             };
             let row = *drawn.entry(name).or_insert_with(|| random.pick(rows));
-            let Some(word) = column
-                .parse::<usize>()
-                .ok()
-                .and_then(|column| row.get(column))
-            else {
+            let Some(word) = column.parse::<usize>().ok().and_then(|column| row.get(column)) else {
                 bail!("grammar.txt: list {name:?} has no column {column}, wanted by {pattern:?}");
             };
             text.push_str(&self.fill(word, drawn, random)?);

@@ -41,21 +41,12 @@ fn sources(out: &Path) -> Result<()> {
         .context("data/demo/identity.json is not a list of rows")?;
     let tokenizer = tokenizer::train(&documents, &rows)?;
     let size = tokenizer.get_vocab_size(true);
-    write(
-        &model.join("tokenizer.json"),
-        tokenizer::to_json(&tokenizer)?,
-    )?;
-    write(
-        &model.join("tokenizer_config.json"),
-        tokenizer::config_json()?,
-    )?;
+    write(&model.join("tokenizer.json"), tokenizer::to_json(&tokenizer)?)?;
+    write(&model.join("tokenizer_config.json"), tokenizer::config_json()?)?;
     let mut config: Value = serde_json::from_str(&read("data/demo/pretrain/config.json")?)
         .context("data/demo/pretrain/config.json is not JSON")?;
     config["vocab_size"] = size.into();
-    write(
-        &model.join("config.json"),
-        serde_json::to_string_pretty(&config)? + "\n",
-    )?;
+    write(&model.join("config.json"), serde_json::to_string_pretty(&config)? + "\n")?;
     println!(
         "{} documents, {size} tokens in the vocabulary, in {}",
         documents.len(),

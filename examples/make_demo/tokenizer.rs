@@ -41,9 +41,8 @@ pub fn train(documents: &[String], rows: &[Value]) -> Result<Tokenizer> {
         .special_tokens(SPECIAL.map(|text| AddedToken::from(text, true)).to_vec())
         .build();
     let repeat = documents.len().div_ceil(rows.len().max(1));
-    let answers = rows
-        .iter()
-        .flat_map(|row| ["instruction", "input", "output"].map(|key| &row[key]));
+    let answers =
+        rows.iter().flat_map(|row| ["instruction", "input", "output"].map(|key| &row[key]));
     let answers: Vec<&str> = answers.filter_map(Value::as_str).collect();
     let lines = documents.iter().map(|text| plain(text));
     let lines = lines.chain((0..repeat).flat_map(|_| answers.iter().map(|text| plain(text))));
@@ -58,9 +57,7 @@ pub fn train(documents: &[String], rows: &[Value]) -> Result<Tokenizer> {
 
 /// The text of `tokenizer.json`.
 pub fn to_json(tokenizer: &Tokenizer) -> Result<String> {
-    let json = tokenizer
-        .to_string(true)
-        .map_err(|error| anyhow!("cannot write it: {error}"))?;
+    let json = tokenizer.to_string(true).map_err(|error| anyhow!("cannot write it: {error}"))?;
     Ok(json + "\n")
 }
 
@@ -82,7 +79,5 @@ pub fn config_json() -> Result<String> {
 
 /// A document without its marks, which are tokens of their own.
 fn plain(text: &str) -> String {
-    SPECIAL
-        .iter()
-        .fold(text.to_owned(), |text, mark| text.replace(mark, ""))
+    SPECIAL.iter().fold(text.to_owned(), |text, mark| text.replace(mark, ""))
 }

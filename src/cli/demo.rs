@@ -22,7 +22,7 @@ pub(super) fn demo(args: &ServeArgs) -> ExitCode {
         if let Err(StartError::Io { source, .. }) = &bound
             && source.kind() == std::io::ErrorKind::AddrInUse
         {
-            eprintln!("port {} is in use; another one is taken", config.port);
+            warn_line!("port {} is in use; another one is taken", config.port);
             bound = Server::bind(crate::config::ServerConfig { port: 0, ..config }).await;
         }
         let server = match bound {
@@ -38,7 +38,7 @@ pub(super) fn demo(args: &ServeArgs) -> ExitCode {
         let outcome = follow(&state).await;
         // somebody at a terminal wants to look at the page now
         if outcome.is_ok() && std::io::stdout().is_terminal() && !state.stop.is_cancelled() {
-            println!("The dashboard goes on; Ctrl-C ends it.");
+            say_line!("The dashboard goes on; Ctrl-C ends it.");
             state.stop.cancelled().await;
         }
         state.stop.cancel();
@@ -46,7 +46,7 @@ pub(super) fn demo(args: &ServeArgs) -> ExitCode {
         match outcome {
             Ok(Status::Finished) => ExitCode::SUCCESS,
             Ok(status) => {
-                println!("the sample run is {status}");
+                say_line!("the sample run is {status}");
                 exit(if status.is_over() {
                     run::exit::ExitCode::Bug
                 } else {
@@ -54,7 +54,7 @@ pub(super) fn demo(args: &ServeArgs) -> ExitCode {
                 })
             }
             Err(error) => {
-                eprintln!("{error}");
+                warn_line!("{error}");
                 exit(run::exit::ExitCode::BadInput)
             }
         }
@@ -63,21 +63,14 @@ pub(super) fn demo(args: &ServeArgs) -> ExitCode {
 
 /// Queues the sample run and prints its log until it is over or the server stops.
 async fn follow(state: &AppState) -> Result<Status, String> {
-    let row = state
-        .jobs
-        .demo(None)
-        .await
-        .map_err(|error| error.to_string())?;
-    println!("sample run: {}/runs/{}", address(state), row.id);
+    let row = state.jobs.demo(None).await.map_err(|error| error.to_string())?;
+    say_line!("sample run: {}/runs/{}", address(state), row.id);
     let mut bell = state.jobs.doorbell(&row.id);
     let mut seen = 0;
     let told = |error: DbError| error.to_string();
     loop {
         bell.borrow_and_update();
-        for event in events::after(&state.db, row.num, seen, 1000)
-            .await
-            .map_err(told)?
-        {
+        for event in events::after(&state.db, row.num, seen, 1000).await.map_err(told)? {
             seen = event.seq;
             print_log(&event);
         }
@@ -107,18 +100,11 @@ fn print_log(event: &events::EventRow) {
     }
     let lines: Vec<serde_json::Value> = serde_json::from_str(&event.body).unwrap_or_default();
     for line in lines.iter().filter_map(|line| line["text"].as_str()) {
-        println!("  {line}");
+        say_line!("  {line}");
     }
 }
 
 fn tell_end(run: &RunRow) {
-    let reason = run
-        .reason
-        .as_deref()
-        .map(|reason| format!(": {reason}"))
-        .unwrap_or_default();
-    println!(
-        "{}{reason}; its files are in {}",
-        run.status, run.output_dir
-    );
+    let reason = run.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    say_line!("{}{reason}; its files are in {}", run.status, run.output_dir);
 }

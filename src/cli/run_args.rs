@@ -63,17 +63,8 @@ fn split_file(words: &[String]) -> Option<(String, Vec<String>)> {
     };
     let (file, rest) = rest.split_first()?;
     let is_file = !file.starts_with('-')
-        && [".yaml", ".yml", ".json"]
-            .iter()
-            .any(|suffix| file.ends_with(suffix));
-    is_file.then(|| {
-        (
-            file.clone(),
-            std::iter::once(threads)
-                .chain(rest.iter().cloned())
-                .collect(),
-        )
-    })
+        && [".yaml", ".yml", ".json"].iter().any(|suffix| file.ends_with(suffix));
+    is_file.then(|| (file.clone(), std::iter::once(threads).chain(rest.iter().cloned()).collect()))
 }
 
 /// `key=value`, `--key=value` and `--key value`, all as `key=value`.
@@ -96,10 +87,7 @@ fn overrides(words: &[String]) -> Result<Vec<String>, ConfigError> {
 fn mistake(field: &str, message: &str) -> ConfigError {
     ConfigError {
         file: None,
-        errors: vec![FieldError {
-            field: field.to_owned(),
-            message: message.to_owned(),
-        }],
+        errors: vec![FieldError { field: field.to_owned(), message: message.to_owned() }],
     }
 }
 

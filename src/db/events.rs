@@ -26,12 +26,7 @@ pub struct EventRow {
 pub async fn after(db: &Db, run: i64, after: i64, limit: u32) -> Result<Vec<EventRow>> {
     let sql =
         "select seq, kind, at_ms, body from event where run = ? and seq > ? order by seq limit ?";
-    Ok(sqlx::query_as(sql)
-        .bind(run)
-        .bind(after)
-        .bind(limit)
-        .fetch_all(db.read())
-        .await?)
+    Ok(sqlx::query_as(sql).bind(run).bind(after).bind(limit).fetch_all(db.read()).await?)
 }
 
 /// The newest events of one kind, oldest first, at most `limit`: samples, checkpoints, notices of the run page.
@@ -41,15 +36,10 @@ pub async fn after(db: &Db, run: i64, after: i64, limit: u32) -> Result<Vec<Even
 pub async fn of_kind(db: &Db, run: i64, kind: &str, limit: u32) -> Result<Vec<EventRow>> {
     let sql = "select seq, kind, at_ms, body from (select * from event where run = ? and kind = ? \
                order by seq desc limit ?) order by seq";
-    Ok(sqlx::query_as(sql)
-        .bind(run)
-        .bind(kind)
-        .bind(limit)
-        .fetch_all(db.read())
-        .await?)
+    Ok(sqlx::query_as(sql).bind(run).bind(kind).bind(limit).fetch_all(db.read()).await?)
 }
 
-/// Appends one event and counts `row.seq` up; without a body, the state of `row` itself.
+/// Appends one event and counts `row.seq` up, which the caller stores; without a body, the state of `row` itself.
 pub(super) async fn append(
     tx: &mut Transaction<'_, Sqlite>,
     row: &mut RunRow,
@@ -68,11 +58,6 @@ pub(super) async fn append(
         .bind(kind)
         .bind(at_ms)
         .bind(text)
-        .execute(&mut **tx)
-        .await?;
-    sqlx::query("update run set seq = ? where num = ?")
-        .bind(row.seq)
-        .bind(row.num)
         .execute(&mut **tx)
         .await?;
     Ok(())

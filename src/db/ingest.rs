@@ -31,12 +31,7 @@ pub struct Taken {
 pub async fn apply(db: &Db, id: &str, now_ms: i64, taken: &Taken) -> Result<RunRow> {
     let mut tx = db.write().await?;
     let row = fetch(&mut tx, id).await?;
-    let mut pen = Pen {
-        tx: &mut tx,
-        row,
-        touched: BTreeSet::new(),
-        keys: HashMap::new(),
-    };
+    let mut pen = Pen { tx: &mut tx, row, touched: BTreeSet::new(), keys: HashMap::new() };
     if taken.events.restarted {
         pen.forget().await?;
     }
@@ -51,11 +46,7 @@ pub async fn apply(db: &Db, id: &str, now_ms: i64, taken: &Taken) -> Result<RunR
     }
     pen.refresh_blocks().await?;
     if !taken.lines.is_empty() {
-        let lines: Vec<_> = taken
-            .lines
-            .iter()
-            .map(|text| json!({ "text": text }))
-            .collect();
+        let lines: Vec<_> = taken.lines.iter().map(|text| json!({ "text": text })).collect();
         pen.tell(now_ms, "log", &Value::Array(lines)).await?;
     }
     let mut row = pen.row;
@@ -89,21 +80,17 @@ impl Pen<'_> {
                 self.row.phase = Some(phase.name().to_owned());
                 (self.row.phase_done, self.row.phase_total) = (done.map(cut), total.map(cut));
             }
-            Body::Started {
-                step, total_steps, ..
-            } => {
+            Body::Started { step, total_steps, .. } => {
                 self.row.step = cut(*step);
                 self.row.total_steps = Some(cut(*total_steps));
             }
             Body::Metric { .. } => self.metric(event, at_ms).await?,
             Body::Notice { level, text } => {
-                self.tell(at_ms, "notice", &json!({ "level": level, "text": text }))
-                    .await?;
+                self.tell(at_ms, "notice", &json!({ "level": level, "text": text })).await?;
             }
             Body::Checkpoint { step, dir } => {
                 self.row.checkpoint_step = Some(cut(*step));
-                self.tell(at_ms, "checkpoint", &json!({ "step": step, "dir": dir }))
-                    .await?;
+                self.tell(at_ms, "checkpoint", &json!({ "step": step, "dir": dir })).await?;
             }
             Body::Sample { step, prompt, text } => {
                 self.tell(
@@ -115,8 +102,7 @@ impl Pen<'_> {
             }
             Body::Rewound { to_step } => {
                 self.rewind(cut(*to_step)).await?;
-                self.tell(at_ms, "rewound", &json!({ "to_step": to_step }))
-                    .await?;
+                self.tell(at_ms, "rewound", &json!({ "to_step": to_step })).await?;
             }
             Body::Exit { code, message } => {
                 self.row.exit_code = Some(i64::from(*code));
@@ -127,13 +113,7 @@ impl Pen<'_> {
     }
 
     async fn metric(&mut self, event: &Event, at_ms: i64) -> Result<()> {
-        let Body::Metric {
-            step,
-            total_steps,
-            epoch,
-            values,
-        } = &event.body
-        else {
+        let Body::Metric { step, total_steps, epoch, values } = &event.body else {
             return Ok(());
         };
         let step = cut(*step);
@@ -178,10 +158,7 @@ impl Pen<'_> {
             .execute(&mut **self.tx)
             .await?;
         let sql = "select id from metric_key where name = ?";
-        let id: i64 = sqlx::query_scalar(sql)
-            .bind(name)
-            .fetch_one(&mut **self.tx)
-            .await?;
+        let id: i64 = sqlx::query_scalar(sql).bind(name).fetch_one(&mut **self.tx).await?;
         self.keys.insert(name.to_owned(), id);
         Ok(id)
     }
@@ -197,18 +174,12 @@ impl Pen<'_> {
             "delete from metric_block where run = ?1 and block >= ?2 / 256",
             "delete from event where run = ?1 and kind in ('metric', 'sample') and json_extract(body, '$.step') > ?2",
         ] {
-            sqlx::query(sql)
-                .bind(self.row.num)
-                .bind(step)
-                .execute(&mut **self.tx)
-                .await?;
+            sqlx::query(sql).bind(self.row.num).bind(step).execute(&mut **self.tx).await?;
         }
         self.touched.retain(|(_, block)| *block < step / BLOCK);
-        let keys: Vec<i64> = sqlx::query_scalar("select id from metric_key")
-            .fetch_all(&mut **self.tx)
-            .await?;
-        self.touched
-            .extend(keys.into_iter().map(|key| (key, step / BLOCK)));
+        let keys: Vec<i64> =
+            sqlx::query_scalar("select id from metric_key").fetch_all(&mut **self.tx).await?;
+        self.touched.extend(keys.into_iter().map(|key| (key, step / BLOCK)));
         self.row.step = step;
         Ok(())
     }
@@ -220,10 +191,7 @@ impl Pen<'_> {
             "delete from metric_block where run = ?",
             "delete from event where run = ? and kind in ('metric', 'sample', 'checkpoint', 'notice', 'rewound')",
         ] {
-            sqlx::query(sql)
-                .bind(self.row.num)
-                .execute(&mut **self.tx)
-                .await?;
+            sqlx::query(sql).bind(self.row.num).execute(&mut **self.tx).await?;
         }
         (self.row.worker_seq, self.row.step) = (0, 0);
         Ok(())
@@ -251,7 +219,7 @@ async fn store(tx: &mut Transaction<'static, Sqlite>, row: &RunRow) -> Result<()
     sqlx::query(
         "update run set phase = ?2, phase_done = ?3, phase_total = ?4, step = ?5, total_steps = ?6, epoch = ?7, \
          elapsed_s = ?8, tokens_per_s = ?9, last_loss = ?10, last_eval_loss = ?11, checkpoint_step = ?12, \
-         worker_seq = ?13, events_offset = ?14, log_offset = ?15, exit_code = ?16, exit_message = ?17 where num = ?1",
+         worker_seq = ?13, events_offset = ?14, log_offset = ?15, exit_code = ?16, exit_message = ?17, seq = ?18 where num = ?1",
     )
     .bind(row.num)
     .bind(&row.phase)
@@ -270,6 +238,7 @@ async fn store(tx: &mut Transaction<'static, Sqlite>, row: &RunRow) -> Result<()
     .bind(row.log_offset)
     .bind(row.exit_code)
     .bind(&row.exit_message)
+    .bind(row.seq)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -279,3 +248,6 @@ async fn store(tx: &mut Transaction<'static, Sqlite>, row: &RunRow) -> Result<()
 fn cut(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

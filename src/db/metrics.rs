@@ -21,13 +21,7 @@ pub struct Query {
 
 impl Default for Query {
     fn default() -> Self {
-        Self {
-            keys: Vec::new(),
-            points: 1500,
-            from: None,
-            to: None,
-            upto: None,
-        }
+        Self { keys: Vec::new(), points: 1500, from: None, to: None, upto: None }
     }
 }
 
@@ -51,11 +45,7 @@ pub struct Series {
 /// # Errors
 /// Where the database fails.
 pub async fn series(db: &Db, run: i64, query: &Query) -> Result<IndexMap<String, Series>> {
-    let keys = if query.keys.is_empty() {
-        keys(db, run).await?
-    } else {
-        query.keys.clone()
-    };
+    let keys = if query.keys.is_empty() { keys(db, run).await? } else { query.keys.clone() };
     let mut all = IndexMap::new();
     for key in keys {
         let one = one(db, run, &key, query).await?;
@@ -70,10 +60,7 @@ pub async fn series(db: &Db, run: i64, query: &Query) -> Result<IndexMap<String,
 /// Where the database fails.
 pub async fn keys(db: &Db, run: i64) -> Result<Vec<String>> {
     let sql = "select name from metric_key k where exists (select 1 from metric where run = ? and key = k.id) order by id";
-    Ok(sqlx::query_scalar(sql)
-        .bind(run)
-        .fetch_all(db.read())
-        .await?)
+    Ok(sqlx::query_scalar(sql).bind(run).fetch_all(db.read()).await?)
 }
 
 /// Steps a row of `metric_block`.
@@ -96,19 +83,9 @@ async fn one(db: &Db, run: i64, key: &str, query: &Query) -> Result<Series> {
     let Some((key, Some(low), Some(high))) = window else {
         return Ok(Series::default());
     };
-    let window = Window {
-        run,
-        key,
-        low,
-        high,
-        upto,
-    };
+    let window = Window { run, key, low, high, upto };
     let span = high.saturating_sub(low).saturating_add(1);
-    let of = if span <= points {
-        span
-    } else {
-        window.count(db, span).await?
-    };
+    let of = if span <= points { span } else { window.count(db, span).await? };
     if of <= points {
         return window.raw(db).await;
     }
@@ -143,11 +120,8 @@ impl Window {
         } else {
             "select count(*) from metric where run = ? and key = ? and step between ? and ?"
         };
-        let query = sqlx::query_scalar(sql)
-            .bind(self.run)
-            .bind(self.key)
-            .bind(self.low)
-            .bind(self.high);
+        let query =
+            sqlx::query_scalar(sql).bind(self.run).bind(self.key).bind(self.low).bind(self.high);
         Ok(query.fetch_one(db.read()).await?)
     }
 
@@ -165,13 +139,7 @@ impl Window {
         .await?;
         let of = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         let (step, value) = rows.into_iter().unzip();
-        Ok(Series {
-            step,
-            value,
-            min: None,
-            max: None,
-            of,
-        })
+        Ok(Series { step, value, min: None, max: None, of })
     }
 
     async fn buckets(&self, db: &Db, width: i64) -> Result<Series> {
@@ -217,11 +185,9 @@ impl Window {
                 .bind(step)
                 .fetch_optional(db.read())
                 .await?;
-            if let (Some(value), Some(slot), Some(at)) = (
-                value,
-                series.value.get_mut(place),
-                series.step.get_mut(place),
-            ) {
+            if let (Some(value), Some(slot), Some(at)) =
+                (value, series.value.get_mut(place), series.step.get_mut(place))
+            {
                 (*slot, *at) = (value, step);
             }
         }

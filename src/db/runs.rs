@@ -230,10 +230,7 @@ fn select(tail: &str) -> sqlx::AssertSqlSafe<String> {
 /// # Errors
 /// Where the database fails.
 pub async fn get(db: &Db, id: &str) -> Result<Option<RunRow>> {
-    Ok(sqlx::query_as(select("where id = ?"))
-        .bind(id)
-        .fetch_optional(db.read())
-        .await?)
+    Ok(sqlx::query_as(select("where id = ?")).bind(id).fetch_optional(db.read()).await?)
 }
 
 /// The run that was made with that `start_id`.
@@ -252,14 +249,11 @@ pub async fn by_start_id(db: &Db, start_id: &str) -> Result<Option<RunRow>> {
 /// # Errors
 /// Where the database fails.
 pub async fn list(db: &Db, filter: &Filter) -> Result<Vec<RunRow>> {
-    let text = filter
-        .text
-        .as_deref()
-        .map(str::trim)
-        .filter(|text| !text.is_empty());
+    let text = filter.text.as_deref().map(str::trim).filter(|text| !text.is_empty());
     let rows = sqlx::query_as(select(
         "where (?1 is null or status = ?1) and (?2 is null or instr(lower(name), lower(?2)) > 0 \
-         or instr(lower(id), lower(?2)) > 0) and (?3 is null or id < ?3) order by id desc limit ?4",
+         or instr(lower(id), lower(?2)) > 0) and (?3 is null or num < (select num from run where id = ?3)) \
+         order by num desc limit ?4",
     ))
     .bind(filter.status.map(Status::as_str))
     .bind(text)
@@ -298,9 +292,7 @@ pub async fn counts(db: &Db) -> Result<Vec<(Status, i64)>> {
         sqlx::query_as("select status, count(*) from run group by status")
             .fetch_all(db.read())
             .await?;
-    rows.into_iter()
-        .map(|(status, n)| Ok((status.parse()?, n)))
-        .collect()
+    rows.into_iter().map(|(status, n)| Ok((status.parse()?, n))).collect()
 }
 
 /// How many queued runs are before this one.
@@ -309,10 +301,7 @@ pub async fn counts(db: &Db) -> Result<Vec<(Status, i64)>> {
 /// Where the database fails.
 pub async fn queued_ahead(db: &Db, run: &RunRow) -> Result<i64> {
     let sql = "select count(*) from run where status = 'queued' and queue_pos < ?";
-    Ok(sqlx::query_scalar(sql)
-        .bind(run.queue_pos)
-        .fetch_one(db.read())
-        .await?)
+    Ok(sqlx::query_scalar(sql).bind(run.queue_pos).fetch_one(db.read()).await?)
 }
 
 /// The run that writes to `output_dir` at present or will, if any.
@@ -321,10 +310,7 @@ pub async fn queued_ahead(db: &Db, run: &RunRow) -> Result<i64> {
 /// Where the database fails.
 pub async fn unfinished_in(db: &Db, output_dir: &str) -> Result<Option<RunRow>> {
     let tail = "where output_dir = ? and status in ('queued', 'running', 'stopping') limit 1";
-    Ok(sqlx::query_as(select(tail))
-        .bind(output_dir)
-        .fetch_optional(db.read())
-        .await?)
+    Ok(sqlx::query_as(select(tail)).bind(output_dir).fetch_optional(db.read()).await?)
 }
 
 /// Queues a run. The same `start_id` twice gives the same run: then `false` comes with it.
@@ -417,19 +403,14 @@ pub async fn change(db: &Db, id: &str, now_ms: i64, change: &Change) -> Result<R
     .execute(&mut *tx)
     .await?;
     let mut row = fetch(&mut tx, id).await?;
-    let kind = if row.status.is_over() {
-        "done"
-    } else {
-        "state"
-    };
+    let kind = if row.status.is_over() { "done" } else { "state" };
     super::events::append(&mut tx, &mut row, now_ms, kind, None).await?;
+    let stored = sqlx::query("update run set seq = ? where num = ?").bind(row.seq).bind(row.num);
+    stored.execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(row)
 }
 
 pub(super) async fn fetch(tx: &mut Transaction<'_, Sqlite>, id: &str) -> Result<RunRow> {
-    Ok(sqlx::query_as(select("where id = ?"))
-        .bind(id)
-        .fetch_one(&mut **tx)
-        .await?)
+    Ok(sqlx::query_as(select("where id = ?")).bind(id).fetch_one(&mut **tx).await?)
 }

@@ -24,21 +24,12 @@ impl Roots {
     pub fn confine(&self, config: &mut Map<String, Value>) -> Result<(), Vec<FieldError>> {
         let mut errors = Vec::new();
         let mut fail = |field: &str, message: String| {
-            errors.push(FieldError {
-                field: field.to_owned(),
-                message,
-            })
+            errors.push(FieldError { field: field.to_owned(), message })
         };
         if !config.contains_key("dataset_dir") {
-            config.insert(
-                "dataset_dir".to_owned(),
-                self.data_dir().display().to_string().into(),
-            );
+            config.insert("dataset_dir".to_owned(), self.data_dir().display().to_string().into());
         }
-        let paths = FIELDS
-            .iter()
-            .filter(|field| field.kind == Kind::Path)
-            .map(|field| field.name);
+        let paths = FIELDS.iter().filter(|field| field.kind == Kind::Path).map(|field| field.name);
         for name in paths.chain(MODELS) {
             let Some(value) = config.get_mut(name) else {
                 continue;
@@ -56,9 +47,9 @@ impl Roots {
 
     fn confine_value(&self, name: &str, value: &mut Value) -> Result<(), String> {
         match value {
-            Value::Array(items) => items
-                .iter_mut()
-                .try_for_each(|item| self.confine_value(name, item)),
+            Value::Array(items) => {
+                items.iter_mut().try_for_each(|item| self.confine_value(name, item))
+            }
             Value::String(text) => {
                 *text = self.confine_text(name, text)?;
                 Ok(())
@@ -73,16 +64,9 @@ impl Roots {
         {
             return Ok(text.to_owned());
         }
-        let resolved = if name == OUTPUT {
-            self.writable(text)
-        } else {
-            self.readable(text)
-        };
+        let resolved = if name == OUTPUT { self.writable(text) } else { self.readable(text) };
         match resolved {
-            Ok(path) => path
-                .into_os_string()
-                .into_string()
-                .map_err(|_| "is not UTF-8".to_owned()),
+            Ok(path) => path.into_os_string().into_string().map_err(|_| "is not UTF-8".to_owned()),
             // the worker looks it up in the caches of the hubs
             Err(_) if MODELS.contains(&name) && is_hub_name(text) && !self.exists(text) => {
                 Ok(text.to_owned())
@@ -98,24 +82,16 @@ impl Roots {
 
     /// The files that dataset_info.json names for this run must be inside too.
     fn check_datasets(&self, config: &Map<String, Value>) -> Result<(), FieldError> {
-        let folder = config
-            .get("dataset_dir")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let folder = config.get("dataset_dir").and_then(Value::as_str).unwrap_or_default();
         let folder = Path::new(folder);
         for field in ["dataset", "eval_dataset"] {
             let names = names(config.get(field));
             if names.is_empty() {
                 continue;
             }
-            let wrong = |message| FieldError {
-                field: field.to_owned(),
-                message,
-            };
-            let entries = dataset_info(folder).map_err(|message| FieldError {
-                field: "dataset_dir".to_owned(),
-                message,
-            })?;
+            let wrong = |message| FieldError { field: field.to_owned(), message };
+            let entries = dataset_info(folder)
+                .map_err(|message| FieldError { field: "dataset_dir".to_owned(), message })?;
             for name in names {
                 let Some(entry) = entries.get(&name) else {
                     let path = folder.join("dataset_info.json");
@@ -132,19 +108,12 @@ impl Roots {
 }
 
 fn names(value: Option<&Value>) -> Vec<String> {
-    let split = |text: &str| {
-        text.split(',')
-            .map(str::trim)
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
+    let split = |text: &str| text.split(',').map(str::trim).map(str::to_owned).collect::<Vec<_>>();
     let mut names = match value {
         Some(Value::String(text)) => split(text),
-        Some(Value::Array(items)) => items
-            .iter()
-            .filter_map(Value::as_str)
-            .flat_map(split)
-            .collect(),
+        Some(Value::Array(items)) => {
+            items.iter().filter_map(Value::as_str).flat_map(split).collect()
+        }
         _ => Vec::new(),
     };
     names.retain(|name| !name.is_empty());
@@ -153,9 +122,7 @@ fn names(value: Option<&Value>) -> Vec<String> {
 
 fn dataset_info(folder: &Path) -> Result<Map<String, Value>, String> {
     let path = folder.join("dataset_info.json");
-    let size = fs::metadata(&path)
-        .map_err(|error| format!("{}: {error}", path.display()))?
-        .len();
+    let size = fs::metadata(&path).map_err(|error| format!("{}: {error}", path.display()))?.len();
     if size > INFO_LIMIT {
         return Err(format!("{}: larger than 16 MiB", path.display()));
     }
@@ -168,9 +135,7 @@ fn is_hub_name(text: &str) -> bool {
     let part = |part: &str| {
         (1..=96).contains(&part.len())
             && !part.starts_with('.')
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
     };
     match text.split_once('/') {
         Some((owner, name)) => part(owner) && part(name),
@@ -204,10 +169,9 @@ mod tests {
             map.entry("dataset_dir").or_insert(json!(ds));
             let got = roots.confine(&mut map);
             match (field, got) {
-                ("", Ok(())) => assert!(
-                    serde_json::to_string(&map).unwrap().contains(part),
-                    "{map:?}"
-                ),
+                ("", Ok(())) => {
+                    assert!(serde_json::to_string(&map).unwrap().contains(part), "{map:?}")
+                }
                 (_, Err(errors)) => {
                     assert_eq!(errors[0].field, field, "{errors:?}");
                     assert!(errors[0].message.contains(part), "{errors:?}");
@@ -215,55 +179,23 @@ mod tests {
                 (_, Ok(())) => panic!("{config} was taken"),
             }
         };
-        check(
-            json!({"model_name_or_path": "m", "dataset": "in"}),
-            "",
-            "data/m",
-        );
-        check(
-            json!({"model_name_or_path": "owner/name", "dataset": "in,hub"}),
-            "",
-            "owner/name",
-        );
-        check(
-            json!({"model_name_or_path": "/etc"}),
-            "model_name_or_path",
-            "--allow-path",
-        );
-        check(
-            json!({"model_name_or_path": "../outside"}),
-            "model_name_or_path",
-            "--allow-path",
-        );
+        check(json!({"model_name_or_path": "m", "dataset": "in"}), "", "data/m");
+        check(json!({"model_name_or_path": "owner/name", "dataset": "in,hub"}), "", "owner/name");
+        check(json!({"model_name_or_path": "/etc"}), "model_name_or_path", "--allow-path");
+        check(json!({"model_name_or_path": "../outside"}), "model_name_or_path", "--allow-path");
         check(
             json!({"adapter_name_or_path": ["m", "/etc"]}),
             "adapter_name_or_path",
             "--allow-path",
         );
         check(json!({"cache_dir": "/root"}), "cache_dir", "--allow-path");
-        check(
-            json!({"output_dir": "/root/x"}),
-            "output_dir",
-            "--allow-path",
-        );
+        check(json!({"output_dir": "/root/x"}), "output_dir", "--allow-path");
         check(json!({"output_dir": "x"}), "", "data/x");
         check(json!({"resume_from_checkpoint": "true"}), "", "true");
-        check(
-            json!({"resume_from_checkpoint": "/etc"}),
-            "resume_from_checkpoint",
-            "--allow-path",
-        );
+        check(json!({"resume_from_checkpoint": "/etc"}), "resume_from_checkpoint", "--allow-path");
         check(json!({"dataset": "out"}), "dataset", "--allow-path");
-        check(
-            json!({"eval_dataset": ["in", "none"]}),
-            "eval_dataset",
-            "no `none`",
-        );
+        check(json!({"eval_dataset": ["in", "none"]}), "eval_dataset", "no `none`");
         check(json!({"dataset": "gone"}), "dataset", "there is no file");
-        check(
-            json!({"dataset": "in", "dataset_dir": "m"}),
-            "dataset_dir",
-            "dataset_info.json",
-        );
+        check(json!({"dataset": "in", "dataset_dir": "m"}), "dataset_dir", "dataset_info.json");
     }
 }

@@ -25,10 +25,7 @@ pub(super) async fn prepare(jobs: &Inner, pairs: &Pairs) -> Result<Prepared, Cre
     }
     let roots = jobs.roots.clone();
     let resolved = tokio::task::spawn_blocking(move || roots.confine(&mut map).map(|()| map));
-    let map = resolved
-        .await
-        .map_err(std::io::Error::other)?
-        .map_err(CreateError::Invalid)?;
+    let map = resolved.await.map_err(std::io::Error::other)?.map_err(CreateError::Invalid)?;
     let (config, _) = Config::from_map(&map).map_err(invalid)?;
     config
         .check()
@@ -48,13 +45,7 @@ pub(super) async fn prepare(jobs: &Inner, pairs: &Pairs) -> Result<Prepared, Cre
     }
     let name = name(&config);
     let map = config.to_map();
-    Ok(Prepared {
-        config,
-        map,
-        name,
-        notices,
-        output_dir,
-    })
+    Ok(Prepared { config, map, name, notices, output_dir })
 }
 
 /// Queues a run of prepared arguments.
@@ -67,22 +58,11 @@ pub(super) async fn queue(
     start_id: Option<String>,
 ) -> Result<(RunRow, bool), CreateError> {
     let id = ulid::Ulid::new().to_string();
-    let Prepared {
-        mut map,
-        name,
-        output_dir,
-        ..
-    } = prepared;
+    let Prepared { mut map, name, output_dir, .. } = prepared;
     let output_dir = match output_dir {
         Some(path) => path,
         None => {
-            let path = jobs
-                .roots
-                .data_dir()
-                .join("runs")
-                .join(&id)
-                .display()
-                .to_string();
+            let path = jobs.roots.data_dir().join("runs").join(&id).display().to_string();
             map.insert("output_dir".to_owned(), path.clone().into());
             path
         }
@@ -105,10 +85,7 @@ pub(super) async fn queue(
 /// A folder is written by one run at a time, and a folder of something else by none.
 async fn check_free(jobs: &Inner, path: &str) -> Result<(), CreateError> {
     let wrong = |message: String| {
-        CreateError::Invalid(vec![FieldError {
-            field: "output_dir".to_owned(),
-            message,
-        }])
+        CreateError::Invalid(vec![FieldError { field: "output_dir".to_owned(), message }])
     };
     if let Some(other) = runs::unfinished_in(&jobs.db, path).await? {
         return Err(wrong(format!(
@@ -122,9 +99,7 @@ async fn check_free(jobs: &Inner, path: &str) -> Result<(), CreateError> {
     }
     let empty = fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none());
     if !empty && !dir.is_ours() {
-        return Err(wrong(format!(
-            "`{path}` is not empty and holds no run; name another folder"
-        )));
+        return Err(wrong(format!("`{path}` is not empty and holds no run; name another folder")));
     }
     Ok(())
 }
@@ -135,25 +110,13 @@ fn invalid(error: ConfigError) -> CreateError {
 
 /// What the list shows where no `run_name` is given: model, data set, method.
 fn name(config: &Config) -> String {
-    if let Some(name) = config
-        .run_name
-        .as_deref()
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-    {
+    if let Some(name) = config.run_name.as_deref().map(str::trim).filter(|name| !name.is_empty()) {
         return name.chars().take(120).collect();
     }
     let map: Map<String, Value> = config.to_map();
     let model = config.model_name_or_path.as_deref().unwrap_or("model");
-    let model = model
-        .trim_end_matches('/')
-        .rsplit('/')
-        .next()
-        .unwrap_or(model);
-    let method = map
-        .get("finetuning_type")
-        .and_then(Value::as_str)
-        .unwrap_or("lora");
+    let model = model.trim_end_matches('/').rsplit('/').next().unwrap_or(model);
+    let method = map.get("finetuning_type").and_then(Value::as_str).unwrap_or("lora");
     let data = config.dataset.join("+");
     [model, &data, method]
         .into_iter()

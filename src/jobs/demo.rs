@@ -24,9 +24,7 @@ const INFO: &str = r#"{"demo": {"file_name": "identity.json"}}"#;
 /// Writes DATA/demo, where it is not there as it should be, and gives the arguments of the sample run.
 pub(super) async fn prepare(data_dir: &Path) -> Result<Pairs, CreateError> {
     let folder = data_dir.join("demo");
-    tokio::task::spawn_blocking(move || extract(&folder))
-        .await
-        .map_err(io::Error::other)?
+    tokio::task::spawn_blocking(move || extract(&folder)).await.map_err(io::Error::other)?
 }
 
 fn extract(folder: &Path) -> Result<Pairs, CreateError> {
@@ -40,7 +38,7 @@ fn extract(folder: &Path) -> Result<Pairs, CreateError> {
         .map_err(|error| CreateError::Invalid(error.errors))?;
     if !folder.join("model").is_dir() {
         let message =
-            "this build has no sample model; run scripts/make-demo and build again".to_owned();
+            "this build has no sample model; run scripts/make_demo.sh and build again".to_owned();
         return Err(CreateError::Invalid(vec![FieldError {
             field: "model_name_or_path".to_owned(),
             message,

@@ -48,11 +48,7 @@ impl Reader {
         if (events.offset, self.log_offset) == before && !events.restarted {
             return Ok(None);
         }
-        Ok(Some(Taken {
-            events,
-            lines,
-            log_offset: self.log_offset,
-        }))
+        Ok(Some(Taken { events, lines, log_offset: self.log_offset }))
     }
 
     fn log_lines(&mut self) -> io::Result<Vec<String>> {
@@ -89,16 +85,8 @@ impl Reader {
 
 /// A line for display: what a carriage return overwrote, colours and control characters are gone.
 fn clean(line: &str) -> String {
-    let shown = line
-        .trim_end_matches('\r')
-        .rsplit('\r')
-        .next()
-        .unwrap_or_default();
-    shown
-        .chars()
-        .filter(|c| !c.is_control() || *c == '\t')
-        .take(LINE)
-        .collect()
+    let shown = line.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default();
+    shown.chars().filter(|c| !c.is_control() || *c == '\t').take(LINE).collect()
 }
 
 fn unsigned(number: i64) -> u64 {

@@ -46,10 +46,7 @@ pub fn worker(
     serial: u64,
     resume: bool,
 ) -> io::Result<Child> {
-    let log = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(dir.worker_log())?;
+    let log = OpenOptions::new().append(true).create(true).open(dir.worker_log())?;
     let mut command = Command::new(bin);
     command
         .arg("worker")
@@ -59,11 +56,7 @@ pub fn worker(
         .args(resume.then_some("--resume"))
         .current_dir(cwd)
         .env_clear()
-        .envs(
-            ENVIRONMENT
-                .iter()
-                .filter_map(|name| Some((name, std::env::var_os(name)?))),
-        )
+        .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

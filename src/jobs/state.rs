@@ -23,11 +23,7 @@ use crate::db::runs::Status;
 /// Automatic restarts of a run that makes no progress.
 pub const RESTARTS: i64 = 3;
 /// Pauses before the first, second and third of them.
-const PAUSES: [Duration; 3] = [
-    Duration::ZERO,
-    Duration::from_secs(2),
-    Duration::from_secs(8),
-];
+const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5)];
 
 /// What decides over a run's next state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,23 +91,10 @@ pub struct Refused(pub &'static str);
 /// # Errors
 /// Where the input makes no sense in this state; nothing changes then.
 pub fn next(state: State, input: Input) -> Result<(State, Effect), Refused> {
-    let over = |status| {
-        (
-            State {
-                status,
-                stop: None,
-                ..state
-            },
-            Effect::None,
-        )
-    };
+    let over = |status| (State { status, stop: None, ..state }, Effect::None);
     match input {
         Input::Start if state.status == Status::Queued => Ok((
-            State {
-                status: Status::Running,
-                stop: None,
-                ..state
-            },
+            State { status: Status::Running, stop: None, ..state },
             Effect::Spawn(Duration::ZERO),
         )),
         Input::Start => Err(Refused("The run is not in the queue.")),
@@ -120,24 +103,14 @@ pub fn next(state: State, input: Input) -> Result<(State, Effect), Refused> {
             // `now` is not taken back
             (Status::Stopping, Some(StopMode::Now)) => Ok((state, Effect::None)),
             (Status::Running | Status::Stopping, _) => Ok((
-                State {
-                    status: Status::Stopping,
-                    stop: Some(mode),
-                    ..state
-                },
+                State { status: Status::Stopping, stop: Some(mode), ..state },
                 Effect::Tell(mode),
             )),
             _ => Err(Refused("The run is over.")),
         },
-        Input::Resume if state.status.can_resume() => Ok((
-            State {
-                status: Status::Queued,
-                restarts: 0,
-                stop: None,
-                ..state
-            },
-            Effect::Queue,
-        )),
+        Input::Resume if state.status.can_resume() => {
+            Ok((State { status: Status::Queued, restarts: 0, stop: None, ..state }, Effect::Queue))
+        }
         Input::Resume if state.status == Status::Finished => Err(Refused("The run has finished.")),
         Input::Resume => Err(Refused("The run is not over.")),
         Input::Vanished if state.status.is_active() => Ok(over(Status::Lost)),
@@ -155,33 +128,13 @@ pub fn next(state: State, input: Input) -> Result<(State, Effect), Refused> {
 }
 
 fn died(state: State, step: i64) -> (State, Effect) {
-    let restarts = if step > state.best_step {
-        0
-    } else {
-        state.restarts
-    };
+    let restarts = if step > state.best_step { 0 } else { state.restarts };
     let best_step = step.max(state.best_step);
-    match usize::try_from(restarts)
-        .ok()
-        .and_then(|done| PAUSES.get(done))
-    {
-        Some(pause) => (
-            State {
-                restarts: restarts + 1,
-                best_step,
-                ..state
-            },
-            Effect::Spawn(*pause),
-        ),
-        None => (
-            State {
-                status: Status::Failed,
-                restarts,
-                best_step,
-                ..state
-            },
-            Effect::None,
-        ),
+    match usize::try_from(restarts).ok().and_then(|done| PAUSES.get(done)) {
+        Some(pause) => {
+            (State { restarts: restarts + 1, best_step, ..state }, Effect::Spawn(*pause))
+        }
+        None => (State { status: Status::Failed, restarts, best_step, ..state }, Effect::None),
     }
 }
 
@@ -191,92 +144,43 @@ mod tests {
 
     use super::*;
 
-    const NEW: State = State {
-        status: Status::Queued,
-        restarts: 0,
-        best_step: 0,
-        stop: None,
-    };
+    const NEW: State = State { status: Status::Queued, restarts: 0, best_step: 0, stop: None };
 
     fn exit(code: ExitCode) -> Input {
-        Input::Ended {
-            how: Ending::Exit(code),
-            step: 5,
-        }
+        Input::Ended { how: Ending::Exit(code), step: 5 }
     }
 
     fn died_at(step: i64) -> Input {
-        Input::Ended {
-            how: Ending::Died,
-            step,
-        }
+        Input::Ended { how: Ending::Died, step }
     }
 
     #[test]
     fn whole_lives() {
         use Input::{Resume, Start, Stop};
         let check = |inputs: &[Input], expected: Status| {
-            let state = inputs.iter().fold(NEW, |state, input| {
-                next(state, *input).map_or(state, |(state, _)| state)
-            });
+            let state = inputs
+                .iter()
+                .fold(NEW, |state, input| next(state, *input).map_or(state, |(state, _)| state));
             assert_eq!(state.status, expected, "{inputs:?}");
         };
         check(&[Start], Status::Running);
         check(&[Start, exit(ExitCode::Finished)], Status::Finished);
         check(&[Start, exit(ExitCode::Finished), Resume], Status::Finished);
         check(&[Start, Stop(StopMode::Save)], Status::Stopping);
-        check(
-            &[Start, Stop(StopMode::Save), exit(ExitCode::Stopped)],
-            Status::Stopped,
-        );
-        check(
-            &[Start, Stop(StopMode::Save), exit(ExitCode::Finished)],
-            Status::Finished,
-        );
+        check(&[Start, Stop(StopMode::Save), exit(ExitCode::Stopped)], Status::Stopped);
+        check(&[Start, Stop(StopMode::Save), exit(ExitCode::Finished)], Status::Finished);
         check(&[Start, Stop(StopMode::Now), died_at(3)], Status::Stopped);
-        check(
-            &[Start, Stop(StopMode::Now), died_at(3), Resume],
-            Status::Queued,
-        );
+        check(&[Start, Stop(StopMode::Now), died_at(3), Resume], Status::Queued);
         check(&[Stop(StopMode::Save)], Status::Stopped);
         check(&[Start, exit(ExitCode::BadInput)], Status::Failed);
-        check(
-            &[Start, exit(ExitCode::BadInput), Resume, Start],
-            Status::Running,
-        );
+        check(&[Start, exit(ExitCode::BadInput), Resume, Start], Status::Running);
         check(&[Start, exit(ExitCode::Locked)], Status::Running);
+        check(&[Start, died_at(0), died_at(0), died_at(0)], Status::Running);
+        check(&[Start, died_at(0), died_at(0), died_at(0), died_at(0)], Status::Failed);
+        check(&[Start, died_at(9), died_at(9), died_at(9)], Status::Running);
+        check(&[Start, died_at(9), died_at(9), died_at(9), died_at(8)], Status::Failed);
         check(
-            &[Start, died_at(0), died_at(0), died_at(0)],
-            Status::Running,
-        );
-        check(
-            &[Start, died_at(0), died_at(0), died_at(0), died_at(0)],
-            Status::Failed,
-        );
-        check(
-            &[Start, died_at(9), died_at(9), died_at(9), died_at(8)],
-            Status::Running,
-        );
-        check(
-            &[
-                Start,
-                died_at(9),
-                died_at(9),
-                died_at(9),
-                died_at(8),
-                died_at(9),
-            ],
-            Status::Failed,
-        );
-        check(
-            &[
-                Start,
-                died_at(1),
-                died_at(2),
-                died_at(3),
-                died_at(4),
-                died_at(5),
-            ],
+            &[Start, died_at(1), died_at(2), died_at(3), died_at(4), died_at(5)],
             Status::Running,
         );
         check(&[Start, Input::Vanished], Status::Lost);

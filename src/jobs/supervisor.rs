@@ -25,10 +25,7 @@ struct Slot {
 impl Slot {
     fn take(jobs: &Jobs, taken: &Arc<AtomicUsize>) -> Self {
         taken.fetch_add(1, Ordering::SeqCst);
-        Self {
-            jobs: jobs.clone(),
-            taken: taken.clone(),
-        }
+        Self { jobs: jobs.clone(), taken: taken.clone() }
     }
 }
 
@@ -44,25 +41,22 @@ pub(super) async fn run(jobs: Jobs) {
     let stop = jobs.0.stop.clone();
     let mut adopted = false;
     while !stop.is_cancelled() {
-        let outcome = if adopted {
-            fill(&jobs, &taken).await
+        let outcome = if adopted { fill(&jobs, &taken).await } else { adopt(&jobs, &taken).await };
+        if let Err(error) = outcome {
+            // not woken by a nudge: a database that fails at once must not be asked in a circle
+            tracing::warn!(%error, "the queue cannot reach the database; it tries again");
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
+        } else if adopted {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = jobs.0.nudge.notified() => {}
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
         } else {
-            adopt(&jobs, &taken).await
-        };
-        match outcome {
-            Ok(()) if !adopted => {
-                adopted = true;
-                continue;
-            }
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the queue cannot reach the database; it tries again")
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = jobs.0.nudge.notified() => {}
-            () = tokio::time::sleep(PATIENCE) => {}
+            adopted = true;
         }
     }
 }

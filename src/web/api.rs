@@ -1,6 +1,5 @@
 //! The JSON API under /api/v1: the functions of the pages, for programs.
 
-pub mod body;
 pub mod runs;
 
 use axum::Json;

@@ -19,9 +19,7 @@ const HASH: usize = 10;
 /// for ever.
 #[must_use]
 pub fn url(name: &str) -> String {
-    let hash = Assets::get(name)
-        .map(|file| short_hash(&file))
-        .unwrap_or_default();
+    let hash = Assets::get(name).map(|file| short_hash(&file)).unwrap_or_default();
     match name.rsplit_once('.') {
         Some((stem, suffix)) if !hash.is_empty() => format!("/assets/{stem}.{hash}.{suffix}"),
         _ => format!("/assets/{name}"),
@@ -56,14 +54,9 @@ pub async fn favicon(headers: HeaderMap) -> Response {
 
 fn send(name: &str, file: &EmbeddedFile, for_ever: bool, headers: &HeaderMap) -> Response {
     let etag = format!("\"{}\"", short_hash(file));
-    let keep = if for_ever {
-        "public, max-age=31536000, immutable"
-    } else {
-        "no-cache"
-    };
-    let known = headers
-        .get(header::IF_NONE_MATCH)
-        .is_some_and(|value| value.as_bytes() == etag.as_bytes());
+    let keep = if for_ever { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let known =
+        headers.get(header::IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == etag.as_bytes());
     let mut response = if known {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -91,11 +84,7 @@ fn send(name: &str, file: &EmbeddedFile, for_ever: bool, headers: &HeaderMap) ->
 }
 
 fn short_hash(file: &EmbeddedFile) -> String {
-    let hex: String = file
-        .metadata
-        .sha256_hash()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex: String =
+        file.metadata.sha256_hash().iter().map(|byte| format!("{byte:02x}")).collect();
     hex.chars().take(HASH).collect()
 }

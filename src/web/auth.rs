@@ -12,11 +12,12 @@ use axum::Form;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use super::error::Error;
+use super::pages;
 use super::state::AppState;
 
 const COOKIE: &str = "tallow_session";
@@ -47,10 +48,7 @@ impl Auth {
     /// Nobody is asked.
     #[must_use]
     pub fn open() -> Self {
-        Self {
-            secrets: None,
-            secure: false,
-        }
+        Self { secrets: None, secure: false }
     }
 
     /// This token is asked for; `secure` where people come over https.
@@ -58,29 +56,22 @@ impl Auth {
     pub fn token(token: String, secure: bool) -> Self {
         let key = blake3::derive_key("tallow 2026 session cookie v1", token.as_bytes());
         let session = blake3::Hash::from(key).to_hex().to_string();
-        Self {
-            secrets: Some(Secrets { token, session }),
-            secure,
-        }
+        Self { secrets: Some(Secrets { token, session }), secure }
     }
 
     fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(secrets) = &self.secrets else {
             return true;
         };
-        let bearer = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let bearer = bearer.and_then(|value| value.split_once(' '));
         if let Some((scheme, token)) = bearer
             && scheme.eq_ignore_ascii_case("bearer")
         {
             return same(token.trim(), &secrets.token);
         }
-        let cookies = headers
-            .get_all(header::COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
+        let cookies =
+            headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
         cookies
             .flat_map(|line| line.split(';'))
             .filter_map(|pair| pair.trim().split_once('='))
@@ -97,26 +88,18 @@ pub fn token_file(path: &Path) -> io::Result<TokenFile> {
         Ok(text) => {
             let token = text.trim().to_owned();
             if token.len() < 32 {
-                let why = format!(
-                    "{}: no token in it; remove the file to get a new one",
-                    path.display()
-                );
+                let why =
+                    format!("{}: no token in it; remove the file to get a new one", path.display());
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
-            Ok(TokenFile {
-                token,
-                fresh: false,
-            })
+            Ok(TokenFile { token, fresh: false })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut bytes = [0_u8; 32];
             fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
             let token = blake3::Hash::from(bytes).to_hex().to_string();
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path)?;
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
             writeln!(file, "{token}")?;
             file.sync_all()?;
             Ok(TokenFile { token, fresh: true })
@@ -135,12 +118,10 @@ pub async fn token(State(state): State<AppState>, request: Request, next: Next) 
         let detail =
             "This server wants its token: send `Authorization: Bearer TOKEN` (DATA/token has it).";
         let mut response = Error::new(StatusCode::UNAUTHORIZED, detail).into_response();
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return response;
     }
-    (StatusCode::UNAUTHORIZED, form("")).into_response()
+    pages::login::page(request.headers(), false)
 }
 
 /// The form's fields.
@@ -150,35 +131,24 @@ pub struct LoginForm {
 }
 
 /// Takes the token and gives a cookie; wrong ones get the form again.
-pub async fn login(State(state): State<AppState>, Form(given): Form<LoginForm>) -> Response {
+pub async fn login(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Form(given): Form<LoginForm>,
+) -> Response {
     let Some(secrets) = &state.auth.secrets else {
         return Redirect::to("/").into_response();
     };
     if !same(given.token.trim(), &secrets.token) {
-        return (StatusCode::UNAUTHORIZED, form("That is not the token.")).into_response();
+        return pages::login::page(&headers, true);
     }
     let secure = if state.auth.secure { "; Secure" } else { "" };
-    let cookie = format!(
-        "{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/{secure}",
-        secrets.session
-    );
+    let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/{secure}", secrets.session);
     let mut response = Redirect::to("/").into_response();
     if let Ok(value) = HeaderValue::try_from(cookie) {
         response.headers_mut().insert(header::SET_COOKIE, value);
     }
     response
-}
-
-/// The one page that a stranger sees: no styles, no scripts, nothing of the server but its name.
-fn form(message: &'static str) -> Html<String> {
-    Html(format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <meta name=referrer content=same-origin><title>Tallow: token</title><main><h1>Tallow</h1>\
-         <p>This server asks for its token. It was printed at its first start and is kept in the file \
-         <code>token</code> of its data folder.</p><p role=alert>{message}</p>\
-         <form method=post action=/login><label>Token <input type=password name=token required autofocus \
-         autocomplete=current-password></label> <button>Open</button></form></main></html>"
-    ))
 }
 
 fn same(given: &str, secret: &str) -> bool {
@@ -201,10 +171,7 @@ mod tests {
         assert!(first.fresh && !second.fresh);
         assert_eq!(first.token, second.token);
         assert_eq!(first.token.len(), 64);
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(&path, "short\n").unwrap();
         assert!(token_file(&path).is_err());
     }

@@ -65,22 +65,14 @@ impl Error {
     /// A failure with a text for the client.
     #[must_use]
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            status,
-            detail: detail.into(),
-            errors: Vec::new(),
-            cause: None,
-        }
+        Self { status, detail: detail.into(), errors: Vec::new(), cause: None }
     }
 
     /// 404 for a thing (`run`, `page`, ...) of that name.
     #[must_use]
     pub fn not_found(what: &str, id: &str) -> Self {
         let shown: String = id.chars().filter(|c| !c.is_control()).take(80).collect();
-        Self::new(
-            StatusCode::NOT_FOUND,
-            format!("There is no {what} `{shown}`."),
-        )
+        Self::new(StatusCode::NOT_FOUND, format!("There is no {what} `{shown}`."))
     }
 
     /// 400: the request could not be read.
@@ -96,20 +88,14 @@ impl Error {
             || "The request is not valid.".to_owned(),
             |first| format!("{}: {}", first.field, first.message),
         );
-        Self {
-            errors,
-            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
-        }
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
     /// 500; the cause goes to the log alone.
     #[must_use]
     pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let detail = "Something went wrong in the server; its log has the details.";
-        Self {
-            cause: Some(cause.into()),
-            ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
-        }
+        Self { cause: Some(cause.into()), ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail) }
     }
 
     /// The status it answers with.
@@ -129,10 +115,7 @@ impl From<DbError> for Error {
     fn from(error: DbError) -> Self {
         if error.is_busy() {
             let detail = "The database is in use by another program; try again in a few seconds.";
-            Self {
-                cause: Some(error.into()),
-                ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
-            }
+            Self { cause: Some(error.into()), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
         } else {
             Self::internal(error)
         }
@@ -145,10 +128,7 @@ impl From<CreateError> for Error {
             CreateError::Invalid(errors) => Self::invalid(
                 errors
                     .into_iter()
-                    .map(|error| FieldProblem {
-                        field: error.field,
-                        message: error.message,
-                    })
+                    .map(|error| FieldProblem { field: error.field, message: error.message })
                     .collect(),
             ),
             CreateError::Db(error) => error.into(),
@@ -173,11 +153,7 @@ impl IntoResponse for Error {
         let mut id = None;
         if self.status.is_server_error() {
             let fresh = ulid::Ulid::new().to_string();
-            let cause = self
-                .cause
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default();
+            let cause = self.cause.as_ref().map(ToString::to_string).unwrap_or_default();
             tracing::error!(error.id = %fresh, status = self.status.as_u16(), %cause, "request failed");
             id = Some(fresh);
         }
@@ -192,10 +168,7 @@ impl IntoResponse for Error {
         };
         let mut response = (self.status, Json(&problem)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }

@@ -8,10 +8,7 @@ use super::api;
 /// The document. A test keeps its paths equal to the route table's.
 #[derive(OpenApi)]
 #[openapi(
-    info(
-        title = "Tallow",
-        description = "Fine-tuning runs: make, watch, stop, resume."
-    ),
+    info(title = "Tallow", description = "Fine-tuning runs: make, watch, stop, resume."),
     paths(
         api::healthz,
         api::demo,
@@ -57,14 +54,7 @@ mod tests {
                     && !route.path.ends_with("openapi.json")
             })
             .map(|route| {
-                (
-                    if route.verb == Verb::Get {
-                        "GET"
-                    } else {
-                        "POST"
-                    },
-                    route.path.to_owned(),
-                )
+                (if route.verb == Verb::Get { "GET" } else { "POST" }, route.path.to_owned())
             })
             .collect();
         assert_eq!(described, routes);

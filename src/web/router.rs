@@ -57,12 +57,7 @@ const fn route(
     kind: Kind,
     handler: fn() -> MethodRouter<AppState>,
 ) -> Route {
-    Route {
-        verb,
-        path,
-        kind,
-        handler,
-    }
+    Route { verb, path, kind, handler }
 }
 
 use Kind::{Api, Health, Login, Page, Sse, Static};
@@ -83,16 +78,10 @@ pub const ROUTES: &[Route] = &[
     route(Get, "/api/v1/runs", Api, || get(api::runs::list)),
     route(Post, "/api/v1/runs", Api, || post(api::runs::create)),
     route(Get, "/api/v1/runs/{id}", Api, || get(api::runs::show)),
-    route(Get, "/api/v1/runs/{id}/metrics", Api, || {
-        get(api::runs::metrics)
-    }),
+    route(Get, "/api/v1/runs/{id}/metrics", Api, || get(api::runs::metrics)),
     route(Get, "/api/v1/runs/{id}/log", Api, || get(api::runs::log)),
-    route(Post, "/api/v1/runs/{id}/stop", Api, || {
-        post(api::runs::stop)
-    }),
-    route(Post, "/api/v1/runs/{id}/resume", Api, || {
-        post(api::runs::resume)
-    }),
+    route(Post, "/api/v1/runs/{id}/stop", Api, || post(api::runs::stop)),
+    route(Post, "/api/v1/runs/{id}/resume", Api, || post(api::runs::resume)),
     route(Post, "/api/v1/demo", Api, || post(api::demo)),
     route(Get, "/api/v1/fields", Api, || get(api::fields)),
     route(Get, "/api/v1/openapi.json", Api, || get(openapi::document)),
@@ -110,14 +99,15 @@ pub const BODY_LIMIT: usize = 1 << 20;
 pub fn router(state: AppState) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
-        router = router.route(route.path, (route.handler)());
+        // after the method is known: a wrong one is 405 for everybody
+        let own_origin = from_fn_with_state(state.clone(), guard::own_origin);
+        router = router.route(route.path, (route.handler)().route_layer(own_origin));
     }
     // the layer added last sees a request first
     router
         .fallback(no_page)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(from_fn_with_state(state.clone(), guard::own_origin))
         .layer(from_fn_with_state(state.clone(), auth::token))
         .layer(from_fn_with_state(state.clone(), guard::known_host))
         .layer(CatchPanicLayer::custom(panicked))
@@ -132,16 +122,12 @@ async fn no_page(OriginalUri(uri): OriginalUri) -> Error {
 }
 
 async fn no_method(method: Method, OriginalUri(uri): OriginalUri) -> Error {
-    Error::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        format!("{} does not take {method}.", uri.path()),
-    )
+    Error::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {method}.", uri.path()))
 }
 
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> axum::response::Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a panic without text");
+    let text =
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without text");
     axum::response::IntoResponse::into_response(Error::internal(format!("panic: {text}")))
 }

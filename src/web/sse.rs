@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use futures::stream::{self, Stream};
 use serde::Deserialize;
 
 use super::error::{Error, Result};
+use super::extract::{Id, Params};
 use super::state::AppState;
 use crate::db::{events, runs};
 
@@ -37,32 +38,20 @@ pub struct From {
 /// 404 where there is no such run, or where the database fails.
 pub async fn run_events(
     State(state): State<AppState>,
-    Path(id): Path<String>,
-    Query(from): Query<From>,
+    Id(id): Id,
+    Params(from): Params<From>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let run = runs::get(&state.db, &id)
-        .await?
-        .ok_or_else(|| Error::not_found("run", &id))?;
-    let last = headers
-        .get("last-event-id")
-        .and_then(|value| value.to_str().ok());
-    let after = last
-        .and_then(|text| text.trim().parse().ok())
-        .or(from.after)
-        .unwrap_or(0);
+    let run = runs::get(&state.db, &id).await?.ok_or_else(|| Error::not_found("run", &id))?;
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let after =
+        last.and_then(|text| text.trim().parse().ok()).or(from.after).unwrap_or(0).min(run.seq);
     let mut response = Sse::new(frames(state, id, run.num, after))
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response();
     let out = response.headers_mut();
-    out.insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, no-transform"),
-    );
-    out.insert(
-        HeaderName::from_static("x-accel-buffering"),
-        HeaderValue::from_static("no"),
-    );
+    out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    out.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     Ok(response)
 }
 
@@ -88,15 +77,7 @@ fn frames(
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let bell = state.jobs.doorbell(&id);
     let waiting = [Event::default().retry(RETRY)].into();
-    let place = Place {
-        state,
-        id,
-        num,
-        after,
-        bell,
-        waiting,
-        over: false,
-    };
+    let place = Place { state, id, num, after, bell, waiting, over: false };
     stream::unfold(place, |mut place| async move {
         loop {
             if let Some(event) = place.waiting.pop_front() {
@@ -136,27 +117,23 @@ impl Place {
         }
         let mut frames = coalesce(rows);
         if complete && let Some(run) = runs::get(&self.state.db, &self.id).await? {
+            let state = events::state(&run).to_string();
             // a row that came between the two reads is for the next flush
             if run.status.is_over() && run.seq <= self.after {
-                frames.push(Frame {
-                    kind: "done",
-                    parts: vec![events::state(&run).to_string()],
-                });
-                self.after = run.seq;
+                frames.push(Frame { kind: "done", parts: vec![state] });
                 self.over = true;
+            } else if !frames.is_empty() {
+                // step, speed and ETA move with the metrics; only the present ones are worth telling
+                frames.retain(|frame| frame.kind != "state");
+                frames.push(Frame { kind: "state", parts: vec![state] });
             }
         }
         let count = frames.len();
         let after = self.after;
-        self.waiting
-            .extend(frames.into_iter().enumerate().map(|(place, frame)| {
-                let event = frame.event();
-                if place + 1 == count {
-                    event.id(after.to_string())
-                } else {
-                    event
-                }
-            }));
+        self.waiting.extend(frames.into_iter().enumerate().map(|(place, frame)| {
+            let event = frame.event();
+            if place + 1 == count { event.id(after.to_string()) } else { event }
+        }));
         Ok(count > 0)
     }
 }
@@ -199,19 +176,13 @@ fn coalesce(rows: Vec<events::EventRow>) -> Vec<Frame> {
             "notice" => "notice",
             _ => "state", // also the `done` of a run that was resumed since
         };
-        let open = frames
-            .iter_mut()
-            .skip(sealed)
-            .rfind(|frame| frame.kind == kind);
+        let open = frames.iter_mut().skip(sealed).rfind(|frame| frame.kind == kind);
         match (kind, open) {
             ("metric" | "log", Some(frame)) if frame.has_room(row.body.len()) => {
                 frame.parts.push(row.body)
             }
             ("state", Some(frame)) => frame.parts = vec![row.body],
-            _ => frames.push(Frame {
-                kind,
-                parts: vec![row.body],
-            }),
+            _ => frames.push(Frame { kind, parts: vec![row.body] }),
         }
         if kind == "rewound" {
             sealed = frames.len();
@@ -234,10 +205,7 @@ mod tests {
                 body: "{}".to_owned(),
             });
             let frames = coalesce(rows.collect());
-            let got: Vec<_> = frames
-                .iter()
-                .map(|frame| (frame.kind, frame.parts.len()))
-                .collect();
+            let got: Vec<_> = frames.iter().map(|frame| (frame.kind, frame.parts.len())).collect();
             assert_eq!(got, expected);
         };
         check(&[], &[]);
@@ -249,9 +217,6 @@ mod tests {
             &["metric", "rewound", "metric", "metric"],
             &[("metric", 1), ("rewound", 1), ("metric", 2)],
         );
-        check(
-            &["sample", "sample", "done"],
-            &[("sample", 1), ("sample", 1), ("state", 1)],
-        );
+        check(&["sample", "sample", "done"], &[("sample", 1), ("sample", 1), ("state", 1)]);
     }
 }

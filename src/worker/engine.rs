@@ -39,11 +39,7 @@ pub fn train(config: &Config, desk: &mut Desk) -> Result<Ended, Failure> {
 /// When an input cannot be used or stdout cannot be written.
 pub fn rows(config: &Config, limit: Option<usize>) -> Result<(), Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let stdout = |source| Error::Io {
-        op: "write",
-        path: PathBuf::from("stdout"),
-        source,
-    };
+    let stdout = |source| Error::Io { op: "write", path: PathBuf::from("stdout"), source };
     let around = surroundings(config);
     let printed = engine::task::rows(config, &around, limit, &mut Terminal::new(), |row| {
         writeln!(out, "{row}").map_err(stdout)
@@ -63,36 +59,22 @@ pub fn eval(config: &Config) -> Result<(), Failure> {
     let found = engine::task::evaluate(config, &surroundings(config), &mut Terminal::new())?;
     let mut line = serde_json::Map::new();
     for (name, losses) in &found {
-        let key = if name.is_empty() {
-            "eval".to_owned()
-        } else {
-            format!("eval_{name}")
-        };
+        let key = if name.is_empty() { "eval".to_owned() } else { format!("eval_{name}") };
         line.insert(format!("{key}_loss"), json!(losses.eval_loss));
         line.insert(format!("{key}_token_loss"), json!(losses.token_loss));
-        line.insert(
-            format!("{key}_token_accuracy"),
-            json!(losses.token_accuracy),
-        );
+        line.insert(format!("{key}_token_accuracy"), json!(losses.token_accuracy));
         line.insert(format!("{key}_rows"), json!(losses.rows));
         line.insert(format!("{key}_labels"), json!(losses.labels));
     }
     let mut out = io::stdout().lock();
     let written = writeln!(out, "{}", serde_json::Value::Object(line));
-    written.map_err(|source| Error::Io {
-        op: "write",
-        path: PathBuf::from("stdout"),
-        source,
-    })?;
+    written.map_err(|source| Error::Io { op: "write", path: PathBuf::from("stdout"), source })?;
     Ok(())
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self {
-            code: error.exit_code(),
-            message: error.to_string(),
-        }
+        Self { code: error.exit_code(), message: error.to_string() }
     }
 }
 
@@ -121,11 +103,7 @@ fn not_written(failure: Failure) -> Error {
         _ => io::ErrorKind::Other,
     };
     let source = io::Error::new(kind, failure.message);
-    Error::Io {
-        op: "write",
-        path: PathBuf::from("the run's journal"),
-        source,
-    }
+    Error::Io { op: "write", path: PathBuf::from("the run's journal"), source }
 }
 
 /// Watches what has no run directory: notices go to stderr.
@@ -136,10 +114,7 @@ struct Terminal {
 
 impl Terminal {
     fn new() -> Self {
-        Self {
-            log: Log::to_stderr(),
-            began: Instant::now(),
-        }
+        Self { log: Log::to_stderr(), began: Instant::now() }
     }
 }
 
@@ -175,26 +150,18 @@ fn surroundings(config: &Config) -> Surroundings {
 
 /// The run's start: SOURCE_DATE_EPOCH, else what run.json froze, else now.
 fn started(config: &Config) -> i64 {
-    let given = env::var("SOURCE_DATE_EPOCH")
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
+    let given = env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok());
     let frozen = || {
         let dir = config.output_dir.as_ref()?;
         let file = RunFile::read(&RunDir::new(dir)).ok()?;
         i64::try_from(file.created_at_ms / 1000).ok()
     };
-    given
-        .or_else(frozen)
-        .unwrap_or_else(|| SystemClock.now_ms() / 1000)
+    given.or_else(frozen).unwrap_or_else(|| SystemClock.now_ms() / 1000)
 }
 
 /// Where the hubs' own tools keep their files.
 fn hub_caches() -> HubEnv {
-    let path = |name: &str| {
-        env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
+    let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let home = path("HOME").unwrap_or_default();
     let hf_home = || path("HF_HOME").unwrap_or_else(|| home.join(".cache/huggingface"));
     HubEnv {

@@ -26,12 +26,7 @@ impl Log {
     /// Where the file cannot be opened.
     pub fn to_both(dir: &RunDir) -> io::Result<Self> {
         Ok(Self {
-            file: Some(
-                OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .open(dir.worker_log())?,
-            ),
+            file: Some(OpenOptions::new().append(true).create(true).open(dir.worker_log())?),
         })
     }
 
@@ -55,49 +50,23 @@ impl Log {
 fn describe(body: &Body) -> Option<String> {
     Some(match body {
         // progress is for the page; the log tells the beginnings
-        Body::Phase {
-            done: Some(done), ..
-        } if *done > 0 => return None,
+        Body::Phase { done: Some(done), .. } if *done > 0 => return None,
         Body::Phase { phase, .. } => format!("[{}]", phase.name()),
-        Body::Started {
-            step: 0,
-            total_steps,
-            ..
-        } => format!("training: {total_steps} steps"),
-        Body::Started {
-            step, total_steps, ..
-        } => format!("training goes on at step {step} of {total_steps}"),
-        Body::Metric {
-            step,
-            total_steps,
-            epoch,
-            values,
-        } => {
-            format!(
-                "step {step}/{total_steps}  epoch {epoch:.2}{}",
-                numbers(values)
-            )
+        Body::Started { step: 0, total_steps, .. } => format!("training: {total_steps} steps"),
+        Body::Started { step, total_steps, .. } => {
+            format!("training goes on at step {step} of {total_steps}")
         }
-        Body::Notice {
-            level: Level::Info,
-            text,
-        } => text.clone(),
-        Body::Notice {
-            level: Level::Warn,
-            text,
-        } => format!("warning: {text}"),
-        Body::Notice {
-            level: Level::Error,
-            text,
-        } => format!("error: {text}"),
+        Body::Metric { step, total_steps, epoch, values } => {
+            format!("step {step}/{total_steps}  epoch {epoch:.2}{}", numbers(values))
+        }
+        Body::Notice { level: Level::Info, text } => text.clone(),
+        Body::Notice { level: Level::Warn, text } => format!("warning: {text}"),
+        Body::Notice { level: Level::Error, text } => format!("error: {text}"),
         Body::Checkpoint { dir, .. } => format!("saved {dir}"),
         Body::Sample { step, prompt, text } => format!("at step {step}, asked `{prompt}`: {text}"),
         Body::Rewound { .. } => return None,
         Body::Exit { code: 0, .. } => "finished".to_owned(),
-        Body::Exit {
-            message: Some(message),
-            ..
-        } => message.clone(),
+        Body::Exit { message: Some(message), .. } => message.clone(),
         Body::Exit { code, .. } => format!("ended with exit code {code}"),
     })
 }
@@ -120,12 +89,8 @@ mod tests {
     fn lines_for_people() {
         let check =
             |body: Body, expected: Option<&str>| assert_eq!(describe(&body).as_deref(), expected);
-        let values = [
-            ("loss", 1.84214),
-            ("lr", 4.99e-5),
-            ("total_tokens", 512.0),
-            ("grad_norm", f64::NAN),
-        ];
+        let values =
+            [("loss", 1.84214), ("lr", 4.99e-5), ("total_tokens", 512.0), ("grad_norm", f64::NAN)];
         check(
             Body::metric(5, 168, 0.0892, &values),
             Some(
@@ -135,13 +100,7 @@ mod tests {
         check(Body::warn("hm"), Some("warning: hm"));
         check(Body::phase(run::event::Phase::Model), Some("[model]"));
         check(Body::progress(run::event::Phase::Training, 5, 9), None);
-        check(
-            Body::Exit {
-                code: 20,
-                message: Some("a: b".to_owned()),
-            },
-            Some("a: b"),
-        );
+        check(Body::Exit { code: 20, message: Some("a: b".to_owned()) }, Some("a: b"));
         check(Body::Rewound { to_step: 1 }, None);
     }
 }

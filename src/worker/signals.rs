@@ -25,14 +25,10 @@ impl Stop {
         let stop = Self::default();
         let told = stop.clone();
         let guard = runtime.enter();
-        let mut signals = [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ]
-        .into_iter()
-        .map(signal)
-        .collect::<io::Result<Vec<_>>>()?;
+        let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .into_iter()
+            .map(signal)
+            .collect::<io::Result<Vec<_>>>()?;
         drop(guard);
         let listen = move || {
             runtime.block_on(async move {
@@ -42,15 +38,13 @@ impl Stop {
                     if told.0.swap(true, Ordering::SeqCst) {
                         std::process::exit(INTERRUPTED);
                     }
-                    eprintln!(
+                    warn_line!(
                         "stopping at the next step, with a checkpoint; once more to stop at once"
                     );
                 }
             });
         };
-        thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(listen)?;
+        thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
         Ok(stop)
     }
 

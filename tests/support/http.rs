@@ -14,9 +14,7 @@ pub fn request(
     body: Option<&Value>,
 ) -> Option<(u16, Value)> {
     let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(2)).ok()?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
     let body = body.map(Value::to_string).unwrap_or_default();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Type: \

@@ -1,7 +1,7 @@
 //! A run small enough to be killed many times: a two-layer decoder from scratch on token rows.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -22,9 +22,7 @@ pub fn run_config(root: &Path, steps: u64, save_steps: u64) -> Value {
     fs::create_dir_all(&data).unwrap();
     let mut rows = String::new();
     for row in 0..64u32 {
-        let ids: Vec<u32> = (0..60 + row)
-            .map(|t| (t * t * 7 + row * 31) % 380 + 3)
-            .collect();
+        let ids: Vec<u32> = (0..60 + row).map(|t| (t * t * 7 + row * 31) % 380 + 3).collect();
         rows.push_str(&json!({"input_ids": ids, "labels": ids}).to_string());
         rows.push('\n');
     }
@@ -38,27 +36,4 @@ pub fn run_config(root: &Path, steps: u64, save_steps: u64) -> Value {
         "max_steps": steps, "save_steps": save_steps, "save_total_limit": 2, "logging_steps": 1,
         "lr_scheduler_type": "cosine", "threads": 1, "seed": 7
     })
-}
-
-/// Writes `config` with this output folder as a file for `tallow train`.
-pub fn config_file(config: &Value, output_dir: &Path, file: &Path) -> PathBuf {
-    let mut config = config.clone();
-    config["output_dir"] = json!(output_dir);
-    fs::write(file, config.to_string()).unwrap();
-    file.to_owned()
-}
-
-/// (step, loss as written) of every line of trainer_log.jsonl that has a loss.
-pub fn losses(dir: &Path) -> Vec<(u64, String)> {
-    let text = fs::read_to_string(dir.join("trainer_log.jsonl")).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .filter(|line| line.get("loss").is_some())
-        .map(|line| {
-            (
-                line["current_steps"].as_u64().unwrap(),
-                line["loss"].to_string(),
-            )
-        })
-        .collect()
 }

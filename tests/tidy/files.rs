@@ -27,45 +27,26 @@ impl File {
 
     /// (line number, code) of what is compiled outside tests, without comments.
     pub fn code(&self) -> Vec<(usize, &str)> {
-        let end = if self.is_test() {
-            0
-        } else {
-            self.tests_start()
-        };
-        self.lines()
-            .take(end)
-            .map(|(number, line)| (number, uncommented(line)))
-            .collect()
+        let end = if self.is_test() { 0 } else { self.tests_start() };
+        self.lines().take(end).map(|(number, line)| (number, uncommented(line))).collect()
     }
 
     /// (line number, code) of what is compiled for tests only, without comments.
     pub fn test_code(&self) -> Vec<(usize, &str)> {
-        let start = if self.is_test() {
-            0
-        } else {
-            self.tests_start()
-        };
-        self.lines()
-            .skip(start)
-            .map(|(number, line)| (number, uncommented(line)))
-            .collect()
+        let start = if self.is_test() { 0 } else { self.tests_start() };
+        self.lines().skip(start).map(|(number, line)| (number, uncommented(line))).collect()
     }
 
     /// (line number from 1, line).
     pub fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.text
-            .lines()
-            .enumerate()
-            .map(|(index, line)| (index + 1, line))
+        self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
     }
 
     /// How many lines stand before `#[cfg(test)] mod NAME {`, which by custom ends a file.
     fn tests_start(&self) -> usize {
         let lines: Vec<&str> = self.text.lines().collect();
         let opens_module = |index: usize| {
-            let after = lines[index + 1..]
-                .iter()
-                .find(|line| !line.starts_with("#["));
+            let after = lines[index + 1..].iter().find(|line| !line.starts_with("#["));
             after.is_some_and(|line| line.starts_with("mod ") && line.ends_with('{'))
         };
         (0..lines.len())
@@ -90,18 +71,12 @@ pub fn root() -> &'static Path {
 /// One file; `path` from the root.
 pub fn read(path: &str) -> File {
     let text = fs::read_to_string(root().join(path));
-    File {
-        path: path.to_owned(),
-        text: text.unwrap_or_else(|error| panic!("{path}: {error}")),
-    }
+    File { path: path.to_owned(), text: text.unwrap_or_else(|error| panic!("{path}: {error}")) }
 }
 
 /// Every Rust file of ours.
 pub fn rust() -> Vec<File> {
-    ["src", "crates", "tests", "examples"]
-        .iter()
-        .flat_map(|folder| under(folder, "rs"))
-        .collect()
+    ["src", "crates", "tests", "examples"].iter().flat_map(|folder| under(folder, "rs")).collect()
 }
 
 /// Every file below `folder` whose name ends in `.extension`, sorted; none where it is missing.
@@ -122,10 +97,7 @@ pub fn under(folder: &str, extension: &str) -> Vec<File> {
         }
     }
     found.sort();
-    found
-        .iter()
-        .map(|path| read(path.strip_prefix(root()).unwrap().to_str().unwrap()))
-        .collect()
+    found.iter().map(|path| read(path.strip_prefix(root()).unwrap().to_str().unwrap())).collect()
 }
 
 /// Whether `line` has `word` with no letter, digit or `_` touching its ends.
@@ -133,10 +105,7 @@ pub fn names(line: &str, word: &str) -> bool {
     let part_of_name = |letter: char| letter.is_alphanumeric() || letter == '_';
     line.match_indices(word).any(|(start, _)| {
         let before = line[..start].chars().next_back().is_some_and(part_of_name);
-        let after = line[start + word.len()..]
-            .chars()
-            .next()
-            .is_some_and(part_of_name);
+        let after = line[start + word.len()..].chars().next().is_some_and(part_of_name);
         let open_end = !word.ends_with(part_of_name);
         let open_start = !word.starts_with(part_of_name);
         (open_start || !before) && (open_end || !after)

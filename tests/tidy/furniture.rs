@@ -35,13 +35,9 @@ fn dockerfile(file: &File) -> Vec<String> {
             complaints.push(file.at(1, &format!("no target {target}")));
             continue;
         };
-        for wanted in [
-            "USER 1000:1000",
-            "VOLUME /data",
-            "EXPOSE 7860 8000",
-            "HEALTHCHECK ",
-            "CMD [",
-        ] {
+        for wanted in
+            ["USER 1000:1000", "VOLUME /data", "EXPOSE 7860 8000", "HEALTHCHECK ", "CMD ["]
+        {
             if !text.contains(&format!("\n{wanted}")) {
                 complaints.push(file.at(1, &format!("target {target} lacks {wanted:?}")));
             }
@@ -58,11 +54,7 @@ fn compose(file: &File) -> Vec<String> {
     };
     let mut complaints = Vec::new();
     let listed = |list: &Value, wanted: &str| {
-        let entries = list
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str);
+        let entries = list.as_array().into_iter().flatten().filter_map(Value::as_str);
         entries.into_iter().any(|entry| entry.ends_with(wanted))
     };
     for (name, target) in [("tallow", "cpu"), ("tallow-gpu", "cuda")] {
@@ -102,10 +94,8 @@ fn identity_rows(file: &File) -> Vec<String> {
     }
     for (index, row) in rows.iter().enumerate() {
         let mut complain = |what: &str| complaints.push(file.at(index + 2, what));
-        let keys: Vec<&str> = row
-            .as_object()
-            .map(|row| row.keys().map(String::as_str).collect())
-            .unwrap_or_default();
+        let keys: Vec<&str> =
+            row.as_object().map(|row| row.keys().map(String::as_str).collect()).unwrap_or_default();
         if keys != ["instruction", "input", "output"] {
             complain("other columns");
         }
@@ -123,20 +113,12 @@ fn identity_rows(file: &File) -> Vec<String> {
 /// A script stops at its first error, and says what it is for.
 fn script(file: &File) -> Vec<String> {
     let mut lines = file.text.lines();
-    let shell = lines
-        .next()
-        .is_some_and(|line| line.starts_with("#!") && line.contains("bash"));
+    let shell = lines.next().is_some_and(|line| line.starts_with("#!") && line.contains("bash"));
     let says = lines.next().is_some_and(|line| line.starts_with("# "));
     let stops = file.text.contains("\nset -eu");
-    let facts = [
-        ("#!...bash", shell),
-        ("a comment on line 2", says),
-        ("set -eu", stops),
-    ];
+    let facts = [("#!...bash", shell), ("a comment on line 2", says), ("set -eu", stops)];
     let lacking = facts.iter().filter(|(_, holds)| !holds);
-    lacking
-        .map(|(fact, _)| file.at(1, &format!("lacks {fact}")))
-        .collect()
+    lacking.map(|(fact, _)| file.at(1, &format!("lacks {fact}"))).collect()
 }
 
 #[test]
@@ -146,25 +128,12 @@ fn the_images_are_sound() {
     let planted = [
         ("USER 1000:1000\n", "", "lacks \"USER 1000:1000\""),
         ("HEALTHCHECK ", "# HEALTHCHECK ", "lacks \"HEALTHCHECK \""),
-        (
-            "--from=build-cpu /out",
-            "--from=builder /out",
-            "copies from no stage: builder",
-        ),
+        ("--from=build-cpu /out", "--from=builder /out", "copies from no stage: builder"),
         (" AS cuda\n", " AS gpu\n", "no target cuda"),
-        (
-            "debian:bookworm-slim",
-            "debian",
-            "an image without a version",
-        ),
+        ("debian:bookworm-slim", "debian", "an image without a version"),
     ];
     for (from, to, expected) in planted {
-        must_fail(
-            dockerfile,
-            "Dockerfile",
-            &real.text.replace(from, to),
-            expected,
-        );
+        must_fail(dockerfile, "Dockerfile", &real.text.replace(from, to), expected);
     }
 }
 
@@ -173,27 +142,14 @@ fn the_compose_file_is_sound() {
     let real = files::read("docker-compose.yml");
     must_hold(&[files::read("docker-compose.yml")], compose);
     let planted = [
-        (
-            "restart: unless-stopped",
-            "restart: no",
-            "tallow lacks a restart policy",
-        ),
-        (
-            "capabilities: [gpu]",
-            "capabilities: []",
-            "lacks the GPU reservation",
-        ),
+        ("restart: unless-stopped", "restart: no", "tallow lacks a restart policy"),
+        ("capabilities: [gpu]", "capabilities: []", "lacks the GPU reservation"),
         (":8000:8000", ":8001:8001", "lacks port 8000"),
         ("profiles: [\"gpu\"]", "x-none: 1", "lacks its profile"),
         ("services:", "services", "docker-compose.yml:1:"),
     ];
     for (from, to, expected) in planted {
-        must_fail(
-            compose,
-            "docker-compose.yml",
-            &real.text.replace(from, to),
-            expected,
-        );
+        must_fail(compose, "docker-compose.yml", &real.text.replace(from, to), expected);
     }
 }
 
@@ -204,35 +160,21 @@ fn the_identity_rows_are_sound() {
     let planted = [
         ("[]", "0 rows"),
         ("{", "identity.json:1:"),
-        (
-            "[{\"instruction\": \"a\", \"output\": \"b\"}]",
-            "other columns",
-        ),
-        (
-            "[{\"instruction\": \"a\", \"input\": \"\", \"output\": \"\"}]",
-            "no answer",
-        ),
+        ("[{\"instruction\": \"a\", \"output\": \"b\"}]", "other columns"),
+        ("[{\"instruction\": \"a\", \"input\": \"\", \"output\": \"\"}]", "no answer"),
     ];
     for (text, expected) in planted {
         must_fail(identity_rows, "data/demo/identity.json", text, expected);
     }
     let twice = real.text.replace("who are you\"", "Who are you?\"");
-    must_fail(
-        identity_rows,
-        "data/demo/identity.json",
-        &twice,
-        "a question asked before",
-    );
+    must_fail(identity_rows, "data/demo/identity.json", &twice, "a question asked before");
 }
 
 #[test]
 fn dataset_info_lists_the_sample() {
     let info: Value = serde_json::from_str(&files::read("data/dataset_info.json").text).unwrap();
     let file = info["demo"]["file_name"].as_str().unwrap();
-    assert!(
-        files::root().join("data").join(file).is_file(),
-        "data/{file} is missing"
-    );
+    assert!(files::root().join("data").join(file).is_file(), "data/{file} is missing");
 }
 
 #[test]
@@ -240,21 +182,7 @@ fn scripts_stop_at_their_first_error() {
     let mut scripts = files::under("scripts", "sh");
     scripts.extend([files::read("test"), files::read(".ci/run")]);
     must_hold(&scripts, script);
-    must_fail(
-        script,
-        "scripts/a.sh",
-        "#!/bin/bash\n# Does it.\nfalse\n",
-        "set -eu",
-    );
-    must_fail(
-        script,
-        "scripts/a.sh",
-        "#!/bin/bash\nset -eu\n",
-        "a comment on line 2",
-    );
-    must_pass(
-        script,
-        "scripts/a.sh",
-        "#!/usr/bin/env bash\n# Does it.\nset -euo pipefail\n",
-    );
+    must_fail(script, "scripts/a.sh", "#!/bin/bash\n# Does it.\nfalse\n", "set -eu");
+    must_fail(script, "scripts/a.sh", "#!/bin/bash\nset -eu\n", "a comment on line 2");
+    must_pass(script, "scripts/a.sh", "#!/usr/bin/env bash\n# Does it.\nset -euo pipefail\n");
 }

@@ -13,21 +13,12 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule {
         zone: "crates/run/src/",
-        words: &[
-            "candle_core",
-            "tokio",
-            "engine::",
-            "axum",
-            "sqlx",
-            "tallow::",
-        ],
+        words: &["candle_core", "tokio", "engine::", "axum", "sqlx", "tallow::"],
         why: "`run` is what two processes agree on: nothing of ours, no runtime, no tensors",
     },
     Rule {
         zone: "crates/engine/src/",
-        words: &[
-            "tokio", "axum", "sqlx", "askama", "tracing", "clap", "tallow::",
-        ],
+        words: &["tokio", "axum", "sqlx", "askama", "tracing", "clap", "tallow::"],
         why: "the engine lives without the web",
     },
     Rule {
@@ -44,26 +35,12 @@ const RULES: &[Rule] = &[
     },
     Rule {
         zone: "crates/engine/src/",
-        words: &[
-            "println!",
-            "eprintln!",
-            "print!",
-            "eprint!",
-            "stdout()",
-            "stderr()",
-        ],
+        words: &["println!", "eprintln!", "print!", "eprint!", "stdout()", "stderr()"],
         why: "the engine speaks through its Observer",
     },
     Rule {
         zone: "src/db",
-        words: &[
-            "jobs::",
-            "web::",
-            "axum",
-            "engine::",
-            "candle_core",
-            "std::process",
-        ],
+        words: &["jobs::", "web::", "axum", "engine::", "candle_core", "std::process"],
         why: "`db` knows rows, not who asks",
     },
     Rule {
@@ -73,14 +50,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         zone: "src/web",
-        words: &[
-            "engine::",
-            "candle_core",
-            "std::process",
-            "Command::new",
-            "sqlx",
-            "rusqlite",
-        ],
+        words: &["engine::", "candle_core", "std::process", "Command::new", "sqlx", "rusqlite"],
         why: "`web` asks `jobs` and `db`: no engine, no processes, no SQL",
     },
     Rule {
@@ -95,43 +65,20 @@ const USES_ENGINE: &[&str] = &["src/worker.rs", "src/worker/", "src/cli.rs", "sr
 
 /// (word, the only files of the program that may name it, why).
 const SOLE_USERS: &[(&str, &[&str], &str)] = &[
-    (
-        "engine::",
-        USES_ENGINE,
-        "only worker and cli name the engine",
-    ),
-    (
-        "SystemTime::now",
-        &["src/clock.rs", "crates/run/src/"],
-        "ask the Clock",
-    ),
-    (
-        "Command::new",
-        &["src/jobs/", "src/cli.rs", "src/cli/"],
-        "only jobs starts processes",
-    ),
+    ("engine::", USES_ENGINE, "only worker and cli name the engine"),
+    ("SystemTime::now", &["src/clock.rs", "crates/run/src/"], "ask the Clock"),
+    ("Command::new", &["src/jobs/", "src/cli.rs", "src/cli/"], "only jobs starts processes"),
 ];
 
 /// A string that starts like this, whatever its case, is SQL.
-const SQL: &[&str] = &[
-    "\"select ",
-    "\"insert into ",
-    "\"delete from ",
-    "\"update ",
-    "\"with ",
-];
+const SQL: &[&str] = &["\"select ", "\"insert into ", "\"delete from ", "\"update ", "\"with "];
 
 /// (manifest, crates that it never depends on outside tests).
 const MANIFESTS: &[(&str, &[&str])] = &[
-    (
-        "crates/run/Cargo.toml",
-        &["engine", "tallow", "candle-core", "tokio", "axum", "sqlx"],
-    ),
+    ("crates/run/Cargo.toml", &["engine", "tallow", "candle-core", "tokio", "axum", "sqlx"]),
     (
         "crates/engine/Cargo.toml",
-        &[
-            "tallow", "tokio", "axum", "sqlx", "askama", "tracing", "clap", "rand",
-        ],
+        &["tallow", "tokio", "axum", "sqlx", "askama", "tracing", "clap", "rand"],
     ),
 ];
 
@@ -163,10 +110,7 @@ fn sole_users(file: &File) -> Vec<String> {
         if users.iter().any(|start| file.path.starts_with(start)) {
             continue;
         }
-        let lines = file
-            .code()
-            .into_iter()
-            .filter(|(_, line)| names(line, word));
+        let lines = file.code().into_iter().filter(|(_, line)| names(line, word));
         complaints.extend(lines.map(|(number, _)| file.at(number, &format!("`{word}`: {why}"))));
     }
     complaints
@@ -179,16 +123,11 @@ fn sql_outside_db(file: &File) -> Vec<String> {
     }
     let is_sql = |line: &str| SQL.iter().any(|start| line.to_lowercase().contains(start));
     let lines = file.code().into_iter().filter(|(_, line)| is_sql(line));
-    lines
-        .map(|(number, _)| file.at(number, "SQL outside src/db"))
-        .collect()
+    lines.map(|(number, _)| file.at(number, "SQL outside src/db")).collect()
 }
 
 fn manifest(file: &File) -> Vec<String> {
-    let never = MANIFESTS
-        .iter()
-        .find(|(path, _)| *path == file.path)
-        .map_or(&[][..], |(_, n)| n);
+    let never = MANIFESTS.iter().find(|(path, _)| *path == file.path).map_or(&[][..], |(_, n)| n);
     let mut complaints = Vec::new();
     let mut section = "";
     for (number, line) in file.lines() {
@@ -212,46 +151,22 @@ fn imports_follow_the_arrows() {
     must_hold(&files::rust(), direction);
     let planted = [
         ("crates/run/src/a.rs", "use tokio::fs;\n", "`tokio`"),
-        (
-            "crates/run/src/a.rs",
-            "use candle_core::Tensor;\n",
-            "`candle_core`",
-        ),
-        (
-            "crates/engine/src/a.rs",
-            "let t = std::time::SystemTime::now();\n",
-            "`SystemTime`",
-        ),
-        (
-            "crates/engine/src/a.rs",
-            "let h = std::env::var(\"HOME\");\n",
-            "`env::var`",
-        ),
-        (
-            "crates/engine/src/ops/a.rs",
-            "    println!(\"x\");\n",
-            "`println!`",
-        ),
+        ("crates/run/src/a.rs", "use candle_core::Tensor;\n", "`candle_core`"),
+        ("crates/engine/src/a.rs", "let t = std::time::SystemTime::now();\n", "`SystemTime`"),
+        ("crates/engine/src/a.rs", "let h = std::env::var(\"HOME\");\n", "`env::var`"),
+        ("crates/engine/src/ops/a.rs", "    println!(\"x\");\n", "`println!`"),
         ("crates/engine/src/a.rs", "use axum::Router;\n", "`axum`"),
         ("src/db/runs.rs", "use crate::web::Page;\n", "`web::`"),
         ("src/db.rs", "use crate::jobs::Queue;\n", "`jobs::`"),
         ("src/jobs/queue.rs", "use axum::Json;\n", "`axum`"),
         ("src/jobs.rs", "engine::train(&config)?;\n", "`engine::`"),
-        (
-            "src/web/pages/run.rs",
-            "use std::process::Command;\n",
-            "`std::process`",
-        ),
+        ("src/web/pages/run.rs", "use std::process::Command;\n", "`std::process`"),
         ("src/web.rs", "sqlx::query(text)\n", "`sqlx`"),
     ];
     for (path, text, expected) in planted {
         must_fail(direction, path, text, expected);
     }
-    must_pass(
-        direction,
-        "crates/engine/src/a.rs",
-        "//! No tokio here.\nuse run::Config;\n",
-    );
+    must_pass(direction, "crates/engine/src/a.rs", "//! No tokio here.\nuse run::Config;\n");
     let tests_only = "fn a() {}\n#[cfg(test)]\nmod tests {\n    let a = env::var(\"A\");\n}\n";
     must_pass(direction, "crates/engine/src/a.rs", tests_only);
     must_pass(direction, "src/website.rs", "use sqlx::Row;\n");
@@ -261,21 +176,9 @@ fn imports_follow_the_arrows() {
 fn some_things_have_one_user() {
     must_hold(&files::rust(), sole_users);
     let planted = [
-        (
-            "src/clock.rs",
-            "use engine::train;\n",
-            "only worker and cli",
-        ),
-        (
-            "src/worker.rs",
-            "let now = SystemTime::now();\n",
-            "ask the Clock",
-        ),
-        (
-            "src/web/run.rs",
-            "let child = Command::new(\"sh\");\n",
-            "only jobs starts",
-        ),
+        ("src/clock.rs", "use engine::train;\n", "only worker and cli"),
+        ("src/worker.rs", "let now = SystemTime::now();\n", "ask the Clock"),
+        ("src/web/run.rs", "let child = Command::new(\"sh\");\n", "only jobs starts"),
     ];
     for (path, text, expected) in planted {
         must_fail(sole_users, path, text, expected);
@@ -286,44 +189,17 @@ fn some_things_have_one_user() {
 #[test]
 fn sql_stands_in_db() {
     must_hold(&files::rust(), sql_outside_db);
-    must_fail(
-        sql_outside_db,
-        "src/web/a.rs",
-        "let q = \"SELECT id FROM run\";\n",
-        "SQL outside",
-    );
-    must_fail(
-        sql_outside_db,
-        "src/jobs/a.rs",
-        "q(\"update run set step = 1\")\n",
-        "SQL outside",
-    );
-    must_pass(
-        sql_outside_db,
-        "src/db/a.rs",
-        "let q = \"select id from run\";\n",
-    );
+    must_fail(sql_outside_db, "src/web/a.rs", "let q = \"SELECT id FROM run\";\n", "SQL outside");
+    must_fail(sql_outside_db, "src/jobs/a.rs", "q(\"update run set step = 1\")\n", "SQL outside");
+    must_pass(sql_outside_db, "src/db/a.rs", "let q = \"select id from run\";\n");
 }
 
 #[test]
 fn manifests_follow_the_arrows() {
-    let all: Vec<File> = MANIFESTS
-        .iter()
-        .map(|(path, _)| files::read(path))
-        .collect();
+    let all: Vec<File> = MANIFESTS.iter().map(|(path, _)| files::read(path)).collect();
     must_hold(&all, manifest);
     let run = "crates/run/Cargo.toml";
-    must_fail(
-        manifest,
-        run,
-        "[dependencies]\ntokio.workspace = true\n",
-        "must not: tokio",
-    );
-    must_fail(
-        manifest,
-        run,
-        "[dependencies.engine]\npath = \"../engine\"\n",
-        "must not",
-    );
+    must_fail(manifest, run, "[dependencies]\ntokio.workspace = true\n", "must not: tokio");
+    must_fail(manifest, run, "[dependencies.engine]\npath = \"../engine\"\n", "must not");
     must_pass(manifest, run, "[dev-dependencies]\ntokio = \"1\"\n");
 }

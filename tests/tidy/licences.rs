@@ -10,14 +10,7 @@ use super::{must_fail, must_hold};
 
 /// The licences that we take, best first. A dependency under several counts under the first here.
 /// The test demands that each is in use, so that the list stays a true account.
-const LICENCES: &[&str] = &[
-    "MIT",
-    "Apache-2.0",
-    "BSD-3-Clause",
-    "Zlib",
-    "Unicode-3.0",
-    "MPL-2.0",
-];
+const LICENCES: &[&str] = &["MIT", "Apache-2.0", "BSD-3-Clause", "Zlib", "Unicode-3.0", "MPL-2.0"];
 
 /// Never part of the program, at any depth; `openssl` and `native-tls` may serve the browser test.
 const BANNED: &[&str] = &[
@@ -47,22 +40,14 @@ struct Package {
 fn packages() -> Vec<Package> {
     let host = Command::new("rustc").arg("-vV").output().unwrap();
     let host = String::from_utf8(host.stdout).unwrap();
-    let host = host
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .unwrap()
-        .to_owned();
+    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned();
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--offline", "--locked", "--format-version", "1"])
         .args(["--filter-platform", &host])
         .current_dir(files::root())
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     from_metadata(&serde_json::from_slice(&output.stdout).unwrap())
 }
 
@@ -74,18 +59,12 @@ fn from_metadata(metadata: &Value) -> Vec<Package> {
     for node in array(&metadata["resolve"]["nodes"]) {
         let edges = array(&node["deps"]).into_iter().map(|dependency| {
             let kinds = array(&dependency["dep_kinds"]);
-            (
-                text(&dependency["pkg"]),
-                kinds.iter().any(|kind| text(&kind["kind"]) != "dev"),
-            )
+            (text(&dependency["pkg"]), kinds.iter().any(|kind| text(&kind["kind"]) != "dev"))
         });
         needs.insert(text(&node["id"]), edges.collect());
     }
     let mut shipped: BTreeSet<String> = BTreeSet::new();
-    let mut next: Vec<String> = array(&metadata["workspace_members"])
-        .iter()
-        .map(text)
-        .collect();
+    let mut next: Vec<String> = array(&metadata["workspace_members"]).iter().map(text).collect();
     while let Some(id) = next.pop() {
         if shipped.insert(id.clone()) {
             let edges = needs.get(&id).into_iter().flatten();
@@ -112,9 +91,7 @@ fn taken_under(expression: &str) -> Option<Vec<&'static str>> {
     };
     let ours = |name: &str| LICENCES.iter().find(|ours| **ours == name.trim()).copied();
     let alternatives: Vec<&str> = choices.split(" OR ").collect();
-    let best = LICENCES
-        .iter()
-        .find(|ours| alternatives.iter().any(|a| a.trim() == **ours))?;
+    let best = LICENCES.iter().find(|ours| alternatives.iter().any(|a| a.trim() == **ours))?;
     let mut taken = vec![*best];
     for name in required {
         taken.push(ours(name)?);
@@ -123,21 +100,13 @@ fn taken_under(expression: &str) -> Option<Vec<&'static str>> {
 }
 
 fn licence_complaints(packages: &[Package]) -> Vec<String> {
-    let refused = packages
-        .iter()
-        .filter(|package| taken_under(&package.licence).is_none());
-    refused
-        .map(|package| format!("{} is under {:?}", package.name, package.licence))
-        .collect()
+    let refused = packages.iter().filter(|package| taken_under(&package.licence).is_none());
+    refused.map(|package| format!("{} is under {:?}", package.name, package.licence)).collect()
 }
 
 fn banned_complaints(packages: &[Package]) -> Vec<String> {
     let banned = |package: &&Package| package.shipped && BANNED.contains(&package.name.as_str());
-    packages
-        .iter()
-        .filter(banned)
-        .map(|package| format!("links {}", package.name))
-        .collect()
+    packages.iter().filter(banned).map(|package| format!("links {}", package.name)).collect()
 }
 
 /// No text of ours or of what we vendor is under a licence that spreads to the network's users.
@@ -146,30 +115,18 @@ fn affero(file: &File) -> Vec<String> {
     let short = ["AG", "PL"].concat();
     let found = |line: &str| line.contains(&short) || line.to_uppercase().contains(&word);
     let lines = file.lines().filter(|(_, line)| found(line));
-    lines
-        .map(|(number, _)| file.at(number, "names that licence"))
-        .collect()
+    lines.map(|(number, _)| file.at(number, "names that licence")).collect()
 }
 
 #[test]
 fn every_licence_is_ours_and_each_of_ours_is_used() {
     let packages = packages();
-    assert!(
-        packages.len() > 100,
-        "cargo metadata named only {} packages",
-        packages.len()
-    );
+    assert!(packages.len() > 100, "cargo metadata named only {} packages", packages.len());
     assert_eq!(licence_complaints(&packages), Vec::<String>::new());
-    let used: BTreeSet<&str> = packages
-        .iter()
-        .filter_map(|package| taken_under(&package.licence))
-        .flatten()
-        .collect();
+    let used: BTreeSet<&str> =
+        packages.iter().filter_map(|package| taken_under(&package.licence)).flatten().collect();
     let ours: BTreeSet<&str> = LICENCES.iter().copied().collect();
-    assert_eq!(
-        used, ours,
-        "LICENCES in tests/tidy/licences.rs is no longer a true account"
-    );
+    assert_eq!(used, ours, "LICENCES in tests/tidy/licences.rs is no longer a true account");
 }
 
 #[test]
@@ -179,38 +136,23 @@ fn licence_expressions_are_read() {
         ("MIT OR Apache-2.0", Some(&["MIT"])),
         ("Unlicense/MIT", Some(&["MIT"])),
         ("Apache-2.0 OR BSL-1.0", Some(&["Apache-2.0"])),
-        (
-            "(MIT OR Apache-2.0) AND Unicode-3.0",
-            Some(&["MIT", "Unicode-3.0"]),
-        ),
+        ("(MIT OR Apache-2.0) AND Unicode-3.0", Some(&["MIT", "Unicode-3.0"])),
         ("GPL-3.0-only", None),
         ("MIT AND GPL-3.0-only", None),
         ("SSPL-1.0 OR GPL-2.0", None),
         ("", None),
     ];
     for (expression, expected) in cases {
-        assert_eq!(
-            taken_under(expression).as_deref(),
-            expected,
-            "{expression:?}"
-        );
+        assert_eq!(taken_under(expression).as_deref(), expected, "{expression:?}");
     }
-    let planted = [Package {
-        name: "bad".into(),
-        licence: "GPL-3.0".into(),
-        shipped: true,
-    }];
+    let planted = [Package { name: "bad".into(), licence: "GPL-3.0".into(), shipped: true }];
     assert_eq!(licence_complaints(&planted), ["bad is under \"GPL-3.0\""]);
 }
 
 #[test]
 fn banned_crates_stay_out() {
     assert_eq!(banned_complaints(&packages()), Vec::<String>::new());
-    let planted = |shipped| Package {
-        name: "openssl-sys".into(),
-        licence: "MIT".into(),
-        shipped,
-    };
+    let planted = |shipped| Package { name: "openssl-sys".into(), licence: "MIT".into(), shipped };
     assert_eq!(banned_complaints(&[planted(true)]), ["links openssl-sys"]);
     assert_eq!(banned_complaints(&[planted(false)]), Vec::<String>::new());
 }
@@ -234,33 +176,20 @@ fn dependencies_of_tests_do_not_count_as_shipped() {
             { "id": "b", "deps": [] },
         ] },
     });
-    let shipped: Vec<(String, bool)> = from_metadata(&metadata)
-        .into_iter()
-        .map(|p| (p.name, p.shipped))
-        .collect();
+    let shipped: Vec<(String, bool)> =
+        from_metadata(&metadata).into_iter().map(|p| (p.name, p.shipped)).collect();
     let expected = [("root", true), ("a", true), ("b", false)];
-    assert_eq!(
-        shipped,
-        expected.map(|(name, ships)| (name.to_owned(), ships))
-    );
+    assert_eq!(shipped, expected.map(|(name, ships)| (name.to_owned(), ships)));
 }
 
 #[test]
 fn no_affero_text() {
     let mut all = files::rust();
-    for (folder, extension) in [
-        ("static", "js"),
-        ("static", "css"),
-        ("static", "txt"),
-        ("templates", "html"),
-    ] {
+    for (folder, extension) in
+        [("static", "js"), ("static", "css"), ("static", "txt"), ("templates", "html")]
+    {
         all.extend(files::under(folder, extension));
     }
     must_hold(&all, affero);
-    must_fail(
-        affero,
-        "static/a.js",
-        &["/* AG", "PL-3.0 */"].concat(),
-        "names that licence",
-    );
+    must_fail(affero, "static/a.js", &["/* AG", "PL-3.0 */"].concat(), "names that licence");
 }

@@ -18,34 +18,21 @@ use files::File;
 fn must_hold(files: &[File], check: fn(&File) -> Vec<String>) {
     assert!(!files.is_empty(), "the check looked at no file");
     let complaints: Vec<String> = files.iter().flat_map(check).collect();
-    assert!(
-        complaints.is_empty(),
-        "{} complaints:\n{}",
-        complaints.len(),
-        complaints.join("\n")
-    );
+    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
 }
 
 /// The positive control: `text` at `path` must get a complaint that contains `expected`.
 fn must_fail(check: fn(&File) -> Vec<String>, path: &str, text: &str, expected: &str) {
-    let file = File {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let file = File { path: path.to_owned(), text: text.to_owned() };
     let complaints = check(&file);
     assert!(
-        complaints
-            .iter()
-            .any(|complaint| complaint.contains(expected)),
+        complaints.iter().any(|complaint| complaint.contains(expected)),
         "planted {path} with {text:?}: no complaint with {expected:?}, but {complaints:?}"
     );
 }
 
 /// The negative control: `text` at `path` is fine.
 fn must_pass(check: fn(&File) -> Vec<String>, path: &str, text: &str) {
-    let file = File {
-        path: path.to_owned(),
-        text: text.to_owned(),
-    };
+    let file = File { path: path.to_owned(), text: text.to_owned() };
     assert_eq!(check(&file), Vec::<String>::new(), "{path} with {text:?}");
 }

@@ -16,23 +16,14 @@ const WIDTH: usize = 124;
 /// The first sentence of the module doc, cut at a word where it is long.
 fn phrase(file: &File, width: usize) -> String {
     let doc = file.text.lines().map_while(|line| line.strip_prefix("//!"));
-    let doc: Vec<&str> = doc
-        .map(str::trim)
-        .take_while(|line| !line.is_empty())
-        .collect();
+    let doc: Vec<&str> = doc.map(str::trim).take_while(|line| !line.is_empty()).collect();
     let doc = doc.join(" ").replace(['`', '[', ']'], "");
-    let sentence = doc
-        .split(". ")
-        .next()
-        .unwrap_or("")
-        .trim_end_matches(['.', ':']);
+    let sentence = doc.split(". ").next().unwrap_or("").trim_end_matches(['.', ':']);
     if sentence.chars().count() <= width {
         return sentence.to_owned();
     }
     let cut: String = sentence.chars().take(width - 1).collect();
-    let cut = cut
-        .rsplit_once(' ')
-        .map_or(cut.as_str(), |(words, _)| words);
+    let cut = cut.rsplit_once(' ').map_or(cut.as_str(), |(words, _)| words);
     format!("{}…", cut.trim_end_matches([',', ';', ':']))
 }
 
@@ -66,20 +57,15 @@ fn with_tree(readme: &str, tree: &str) -> Option<String> {
 #[test]
 fn readme_tree_is_true() {
     let mut sources = files::rust();
-    sources.sort_by(|a, b| sort_key(&a.path).cmp(&sort_key(&b.path)));
+    sources.sort_by_key(|file| sort_key(&file.path));
     let readme = files::read("README.md");
-    let expected = with_tree(&readme.text, &tree(&sources)).expect("README.md has both marks");
+    let expected = with_tree(&readme.text, &tree(&sources)).unwrap();
     if std::env::var_os("UPDATE_README").is_some() {
         fs::write(files::root().join("README.md"), &expected).unwrap();
         return;
     }
-    let stale = expected
-        .lines()
-        .find(|line| !readme.text.lines().any(|has| has == *line));
-    let gone = readme
-        .text
-        .lines()
-        .find(|line| !expected.lines().any(|has| has == *line));
+    let stale = expected.lines().find(|line| !readme.text.lines().any(|has| has == *line));
+    let gone = readme.text.lines().find(|line| !expected.lines().any(|has| has == *line));
     assert!(
         readme.text == expected,
         "README.md's tree is not today's (new: {stale:?}, gone: {gone:?}): \
@@ -101,25 +87,13 @@ fn a_stale_tree_is_seen() {
         ("src/a.rs", "//! Does a. And more.\n"),
         ("src/a/b.rs", "//! `B`:\n//! of [`A`].\n//!\n//! More.\n"),
     ];
-    let files = files.map(|(path, text)| File {
-        path: path.into(),
-        text: text.into(),
-    });
+    let files = files.map(|(path, text)| File { path: path.into(), text: text.into() });
     let made = tree(&files);
-    let expected = format!(
-        "src/\n{:<34}Does a\n  a/\n{:<34}B: of A\n",
-        "  a.rs", "    b.rs"
-    );
+    let expected = format!("src/\n{:<34}Does a\n  a/\n{:<34}B: of A\n", "  a.rs", "    b.rs");
     assert_eq!(made, expected);
     let readme = format!("# T\n{START}old\n{END}\nend\n");
-    assert_eq!(
-        with_tree(&readme, "new\n").unwrap(),
-        format!("# T\n{START}new\n{END}\nend\n")
-    );
+    assert_eq!(with_tree(&readme, "new\n").unwrap(), format!("# T\n{START}new\n{END}\nend\n"));
     assert_eq!(with_tree("no marks", "new\n"), None);
-    let long = File {
-        path: "a.rs".into(),
-        text: format!("//! {}\n", "word ".repeat(40)),
-    };
+    let long = File { path: "a.rs".into(), text: format!("//! {}\n", "word ".repeat(40)) };
     assert_eq!(phrase(&long, 12), "word word…");
 }

@@ -10,11 +10,7 @@ const LONGEST_FUNCTION: usize = 90;
 
 fn module_docs(file: &File) -> Vec<String> {
     let documented = file.text.starts_with("//! ");
-    if documented {
-        vec![]
-    } else {
-        vec![file.at(1, "starts without a `//!` line")]
-    }
+    if documented { vec![] } else { vec![file.at(1, "starts without a `//!` line")] }
 }
 
 fn length(file: &File) -> Vec<String> {
@@ -57,15 +53,7 @@ fn unfinished(file: &File) -> Vec<String> {
     }
     let mut complaints = Vec::new();
     for (number, line) in file.lines() {
-        for word in [
-            "TODO",
-            "FIXME",
-            "XXX",
-            "todo!",
-            "unimplemented!",
-            "#[ignore",
-            "dbg!",
-        ] {
+        for word in ["TODO", "FIXME", "XXX", "todo!", "unimplemented!", "#[ignore", "dbg!"] {
             if names(line, word) {
                 complaints.push(file.at(number, &format!("`{word}`: finish it, or leave it out")));
             }
@@ -87,13 +75,8 @@ fn sleeping_tests(file: &File) -> Vec<String> {
     let support = file.path.starts_with("tests/") && file.path.contains("support/");
     let sleeps =
         |line: &str| line.contains("thread::sleep") || (!support && line.contains("time::sleep("));
-    let lines = file
-        .test_code()
-        .into_iter()
-        .filter(|(_, line)| sleeps(line));
-    lines
-        .map(|(number, _)| file.at(number, "a test that sleeps: wait for the event"))
-        .collect()
+    let lines = file.test_code().into_iter().filter(|(_, line)| sleeps(line));
+    lines.map(|(number, _)| file.at(number, "a test that sleeps: wait for the event")).collect()
 }
 
 #[test]
@@ -115,10 +98,8 @@ fn no_function_is_long() {
     let body = |lines: usize| format!("pub fn a() {{\n{}}}\n", "    b();\n".repeat(lines));
     must_fail(function_length, "src/a.rs", &body(89), "91 lines");
     must_pass(function_length, "src/a.rs", &body(88));
-    let nested = format!(
-        "impl A {{\n    fn a(\n        b: u8,\n    ) {{\n{}    }}\n}}\n",
-        "\n".repeat(90)
-    );
+    let nested =
+        format!("impl A {{\n    fn a(\n        b: u8,\n    ) {{\n{}    }}\n}}\n", "\n".repeat(90));
     must_fail(function_length, "src/a.rs", &nested, "a function of");
 }
 
@@ -138,36 +119,18 @@ fn nothing_is_unfinished() {
     for (text, expected) in planted {
         must_fail(unfinished, "src/a.rs", text, expected);
     }
-    must_pass(
-        unfinished,
-        "src/a.rs",
-        "//! Ignored labels.\nlet todos = 1;\n",
-    );
+    must_pass(unfinished, "src/a.rs", "//! Ignored labels.\nlet todos = 1;\n");
 }
 
 #[test]
 fn no_test_sleeps() {
     must_hold(&files::rust(), sleeping_tests);
-    must_fail(
-        sleeping_tests,
-        "tests/a.rs",
-        "std::thread::sleep(second);\n",
-        "sleeps",
-    );
+    must_fail(sleeping_tests, "tests/a.rs", "std::thread::sleep(second);\n", "sleeps");
     let in_module =
         "fn a() {}\n\n#[cfg(test)]\nmod tests {\n    tokio::time::sleep(ms).await;\n}\n";
-    must_fail(
-        sleeping_tests,
-        "src/a.rs",
-        in_module,
-        "src/a.rs:5: a test that sleeps",
-    );
+    must_fail(sleeping_tests, "src/a.rs", in_module, "src/a.rs:5: a test that sleeps");
     let poll = "async fn pause() {\n    tokio::time::sleep(ms).await;\n}\n";
     must_pass(sleeping_tests, "tests/support/mod.rs", poll);
     must_fail(sleeping_tests, "tests/pages.rs", poll, "sleeps");
-    must_pass(
-        sleeping_tests,
-        "src/a.rs",
-        "fn wait() { tokio::time::sleep(ms) }\n",
-    );
+    must_pass(sleeping_tests, "src/a.rs", "fn wait() { tokio::time::sleep(ms) }\n");
 }

@@ -24,12 +24,7 @@ impl Sequence {
     pub fn plain(input_ids: Vec<u32>, labels: Vec<i32>) -> Self {
         let positions = (0..input_ids.len() as u32).collect();
         let parts = vec![input_ids.len()];
-        Self {
-            input_ids,
-            labels,
-            positions,
-            parts,
-        }
+        Self { input_ids, labels, positions, parts }
     }
 
     /// Labels that a loss is computed for: all but the first position's and ignored ones.
@@ -60,10 +55,7 @@ impl Batch {
     /// Lays `rows` end to end.
     #[must_use]
     pub fn new<'a>(rows: impl IntoIterator<Item = &'a Sequence>) -> Self {
-        let mut batch = Self {
-            offsets: vec![0],
-            ..Self::default()
-        };
+        let mut batch = Self { offsets: vec![0], ..Self::default() };
         for row in rows {
             let start = batch.ids.len();
             batch.ids.extend_from_slice(&row.input_ids);

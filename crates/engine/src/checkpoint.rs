@@ -45,32 +45,18 @@ pub fn choose(config: &Config, dir: &RunDir, io: &mut dyn Observer) -> Result<Op
         let path = PathBuf::from(named);
         let manifest = manifest::verify(&path)
             .map_err(|e| Error::input("resume_from_checkpoint", e.to_string()))?;
-        return Ok(Some(Resume {
-            path,
-            facts: manifest.facts,
-        }));
+        return Ok(Some(Resume { path, facts: manifest.facts }));
     }
-    let search = dir
-        .newest_complete_checkpoint()
-        .map_err(|e| Error::io("read", dir.path(), e))?;
+    let search = dir.newest_complete_checkpoint().map_err(|e| Error::io("read", dir.path(), e))?;
     for (checkpoint, fault) in &search.rejected {
-        io.warn(format!(
-            "{}: {fault}; an older one is used",
-            checkpoint.path.display()
-        ))?;
+        io.warn(format!("{}: {fault}; an older one is used", checkpoint.path.display()))?;
     }
     let Some((checkpoint, manifest)) = search.found else {
         return Ok(None);
     };
-    io.say(format!(
-        "Resuming training from {}.",
-        checkpoint.path.display()
-    ))?;
+    io.say(format!("Resuming training from {}.", checkpoint.path.display()))?;
     io.say("Change `output_dir` or use `overwrite_output_dir` to avoid.".into())?;
-    Ok(Some(Resume {
-        path: checkpoint.path,
-        facts: manifest.facts,
-    }))
+    Ok(Some(Resume { path: checkpoint.path, facts: manifest.facts }))
 }
 
 /// Says so where this process computes in another order than the one that wrote the checkpoint.
@@ -114,16 +100,9 @@ pub fn save(run: &Run<'_>) -> Result<String> {
             serde_json::to_vec(&counted(run)).map_err(|e| Error::Internal(e.to_string()))?;
         write(&at.join(state::FILE), &state)?;
     }
-    write(
-        &at.join("trainer_state.json"),
-        finish::trainer_state(run).as_bytes(),
-    )?;
+    write(&at.join("trainer_state.json"), finish::trainer_state(run).as_bytes())?;
     let path = staged.publish(facts(run)).map_err(io)?;
-    Ok(path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned())
+    Ok(path.file_name().unwrap_or_default().to_string_lossy().into_owned())
 }
 
 /// Removes the oldest checkpoints beyond `save_total_limit`.
@@ -135,9 +114,7 @@ pub fn prune(run: &Run<'_>) -> Result<()> {
         return Ok(());
     };
     let removed = run::checkpoint::prune(&run.dir, keep, None);
-    removed
-        .map(|_| ())
-        .map_err(|e| Error::io("remove", run.dir.path(), e))
+    removed.map(|_| ()).map_err(|e| Error::io("remove", run.dir.path(), e))
 }
 
 /// Moments and counters of a checkpoint; the weights were read when the model was made.
@@ -173,17 +150,10 @@ pub fn load(run: &mut Run<'_>, from: &Path) -> Result<()> {
             }
         };
         if let (Some(m), Some(v)) = (take("exp_avg")?, take("exp_avg_sq")?) {
-            let step = state
-                .updates
-                .get(&param.name)
-                .copied()
-                .unwrap_or(state.step);
+            let step = state.updates.get(&param.name).copied().unwrap_or(state.step);
             run.optimiser.moments.insert(id, Moments { m, v, step });
         } else if !state.updates.is_empty() {
-            let why = format!(
-                "has no moments of {}; was it saved by another method?",
-                param.name
-            );
+            let why = format!("has no moments of {}; was it saved by another method?", param.name);
             return Err(Error::input(file.display().to_string(), why));
         }
     }
@@ -194,16 +164,8 @@ pub fn load(run: &mut Run<'_>, from: &Path) -> Result<()> {
 /// The run's state with each parameter's count of updates.
 fn counted(run: &Run<'_>) -> State {
     let name = |id| run.prepared.decoder.params.get(id).name.clone();
-    let updates = run
-        .optimiser
-        .moments
-        .iter()
-        .map(|(id, m)| (name(*id), m.step))
-        .collect();
-    State {
-        updates,
-        ..run.state.clone()
-    }
+    let updates = run.optimiser.moments.iter().map(|(id, m)| (name(*id), m.step)).collect();
+    State { updates, ..run.state.clone() }
 }
 
 fn write_moments(run: &Run<'_>, path: &Path) -> Result<()> {
@@ -214,10 +176,7 @@ fn write_moments(run: &Run<'_>, path: &Path) -> Result<()> {
         .iter()
         .flat_map(|(id, moments)| {
             let name = &params.get(*id).name;
-            [
-                (format!("exp_avg.{name}"), &moments.m),
-                (format!("exp_avg_sq.{name}"), &moments.v),
-            ]
+            [(format!("exp_avg.{name}"), &moments.m), (format!("exp_avg_sq.{name}"), &moments.v)]
         })
         .collect();
     let tensors: Vec<_> = names.iter().map(|(name, t)| (name.as_str(), *t)).collect();

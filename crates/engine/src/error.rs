@@ -56,19 +56,12 @@ pub enum Error {
 impl Error {
     /// An [`Error::Input`].
     pub fn input(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Input {
-            what: what.into(),
-            why: why.into(),
-        }
+        Self::Input { what: what.into(), why: why.into() }
     }
 
     /// An [`Error::Io`] for `path`.
     pub fn io(op: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Io {
-            op,
-            path: path.into(),
-            source,
-        }
+        Self::Io { op, path: path.into(), source }
     }
 
     /// The exit code of a process that ends with this error.

@@ -28,17 +28,10 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
     sample::tell(run, io)?;
     write_model(run, run.dir.path())?;
     let mut all = train_results(run, io.elapsed_s());
-    let summary: Vec<(&str, f64)> = all
-        .iter()
-        .filter_map(|(k, v)| Some((k.as_str(), v.as_f64()?)))
-        .collect();
+    let summary: Vec<(&str, f64)> =
+        all.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_f64()?))).collect();
     let epoch = run.plan.epoch_after(run.state.step);
-    io.event(Body::metric(
-        run.state.step,
-        run.plan.total_steps,
-        epoch,
-        &summary,
-    ))?;
+    io.event(Body::metric(run.state.step, run.plan.total_steps, epoch, &summary))?;
     let mut line = all.clone();
     line.insert("step".into(), json!(run.state.step));
     run.state.log_history.push(line);
@@ -76,10 +69,7 @@ pub fn write_model(run: &Run<'_>, dir: &Path) -> Result<()> {
     let params = &prepared.decoder.params;
     match &prepared.lora {
         None => {
-            let tensors: Vec<_> = params
-                .iter()
-                .map(|(_, p)| (p.name.as_str(), &p.value))
-                .collect();
+            let tensors: Vec<_> = params.iter().map(|(_, p)| (p.name.as_str(), &p.value)).collect();
             let generation = match &prepared.location {
                 ModelLocation::Folder(folder) => save::read_generation_config(folder)?,
                 ModelLocation::Gguf(_) => None,
@@ -95,10 +85,8 @@ pub fn write_model(run: &Run<'_>, dir: &Path) -> Result<()> {
         Some(lora) => {
             let base = run.config.model_name_or_path.as_deref().unwrap_or_default();
             let adapters = lora::adapters(&prepared.decoder);
-            let tensors: Vec<_> = adapters
-                .iter()
-                .map(|(name, id)| (name.as_str(), params.value(*id)))
-                .collect();
+            let tensors: Vec<_> =
+                adapters.iter().map(|(name, id)| (name.as_str(), params.value(*id))).collect();
             adapter_file::save_adapter(dir, lora, base, &tensors, Dtype::F32)?;
         }
     }
@@ -124,20 +112,14 @@ pub fn trainer_state(run: &Run<'_>) -> String {
         ("is_local_process_zero", json!(true)),
         ("is_world_process_zero", json!(true)),
         ("log_history", json!(run.state.log_history)),
-        (
-            "logging_steps",
-            json!(config.log_every(total).unwrap_or(500)),
-        ),
+        ("logging_steps", json!(config.log_every(total).unwrap_or(500))),
         ("max_steps", json!(total)),
         ("num_input_tokens_seen", json!(run.state.total_tokens)),
         ("num_train_epochs", json!(run.plan.epochs.ceil())),
         ("save_steps", json!(config.save_every(total).unwrap_or(500))),
         ("stateful_callbacks", json!({})),
         ("total_flos", json!(run.state.total_flos)),
-        (
-            "train_batch_size",
-            json!(config.per_device_train_batch_size),
-        ),
+        ("train_batch_size", json!(config.per_device_train_batch_size)),
         ("trial_name", Value::Null),
         ("trial_params", Value::Null),
     ]
@@ -158,10 +140,7 @@ fn train_results(run: &Run<'_>, runtime: f64) -> Map<String, Value> {
     put("train_loss", json!(run.state.mean_loss()));
     put("train_runtime", json!(runtime));
     put("train_samples_per_second", json!(samples / seconds));
-    put(
-        "train_steps_per_second",
-        json!(run.state.step as f64 / seconds),
-    );
+    put("train_steps_per_second", json!(run.state.step as f64 / seconds));
     map
 }
 
@@ -169,12 +148,7 @@ fn train_results(run: &Run<'_>, runtime: f64) -> Map<String, Value> {
 fn card(run: &Run<'_>) -> String {
     let config = run.config;
     let base = config.model_name_or_path.as_deref().unwrap_or("a model");
-    let name = run
-        .dir
-        .path()
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
+    let name = run.dir.path().file_name().unwrap_or_default().to_string_lossy();
     let (library, tag) = match config.finetuning_type {
         FinetuningType::Lora => ("peft", "lora"),
         FinetuningType::Full => ("transformers", "full"),

@@ -66,10 +66,7 @@ fn extend(
         cache.k.extend_from_slice(&view(&host(&kv.k)?)?);
         cache.v.extend_from_slice(&view(&host(&kv.v)?)?);
         let o = if position == 0 {
-            block
-                .attention
-                .forward(&q, &kv.k, &kv.v, &batch.offsets)?
-                .o_thk
+            block.attention.forward(&q, &kv.k, &kv.v, &batch.offsets)?.o_thk
         } else {
             let width = block.attention.heads * block.attention.head_dim;
             let q_host = host(&q)?;
@@ -88,8 +85,6 @@ fn argmax(x: &[f32]) -> u32 {
     let best = x
         .iter()
         .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (i, v)| {
-            if *v > best.1 { (i, *v) } else { best }
-        });
+        .fold((0, f32::NEG_INFINITY), |best, (i, v)| if *v > best.1 { (i, *v) } else { best });
     best.0 as u32
 }

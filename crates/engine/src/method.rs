@@ -39,36 +39,27 @@ pub fn schedule(config: &Config, total: u64) -> Result<Schedule> {
         SchedulerType::Linear => Kind::Linear,
         SchedulerType::Constant => Kind::Constant,
         SchedulerType::ConstantWithWarmup => Kind::ConstantWithWarmup,
-        SchedulerType::Cosine => Kind::Cosine {
-            cycles: kwargs.get("num_cycles")?.unwrap_or(0.5),
-        },
-        SchedulerType::CosineWithRestarts => Kind::CosineWithRestarts {
-            cycles: kwargs.get("num_cycles")?.unwrap_or(1.0),
-        },
+        SchedulerType::Cosine => Kind::Cosine { cycles: kwargs.get("num_cycles")?.unwrap_or(0.5) },
+        SchedulerType::CosineWithRestarts => {
+            Kind::CosineWithRestarts { cycles: kwargs.get("num_cycles")?.unwrap_or(1.0) }
+        }
         SchedulerType::Polynomial => Kind::Polynomial {
             power: kwargs.get("power")?.unwrap_or(1.0),
             end: kwargs.get("lr_end")?.unwrap_or(1e-7) / config.learning_rate,
         },
         SchedulerType::InverseSqrt => {
             let otherwise = if warmup > 0 { warmup as f64 } else { 10_000.0 };
-            Kind::InverseSqrt {
-                timescale: kwargs.get("timescale")?.unwrap_or(otherwise),
-            }
+            Kind::InverseSqrt { timescale: kwargs.get("timescale")?.unwrap_or(otherwise) }
         }
-        SchedulerType::CosineWithMinLr => Kind::CosineWithMin {
-            min: kwargs.min_rate(config)?,
-        },
+        SchedulerType::CosineWithMinLr => Kind::CosineWithMin { min: kwargs.min_rate(config)? },
         SchedulerType::CosineWarmupWithMinLr => Kind::CosineWarmupWithMin {
             min: kwargs.min_rate(config)?,
             from: kwargs.get("warmup_lr_rate")?,
         },
         SchedulerType::WarmupStableDecay => {
-            let stable = kwargs
-                .get("num_stable_steps")?
-                .map_or(after / 3, |s| s as u64);
-            let decay = kwargs
-                .get("num_decay_steps")?
-                .map_or(after - stable.min(after), |s| s as u64);
+            let stable = kwargs.get("num_stable_steps")?.map_or(after / 3, |s| s as u64);
+            let decay =
+                kwargs.get("num_decay_steps")?.map_or(after - stable.min(after), |s| s as u64);
             Kind::WarmupStableDecay {
                 stable,
                 decay,
@@ -76,18 +67,11 @@ pub fn schedule(config: &Config, total: u64) -> Result<Schedule> {
             }
         }
         SchedulerType::ReduceLrOnPlateau => {
-            return Err(Error::input(
-                "lr_scheduler_type",
-                "reduce_lr_on_plateau is not supported",
-            ));
+            return Err(Error::input("lr_scheduler_type", "reduce_lr_on_plateau is not supported"));
         }
     };
     kwargs.all_known()?;
-    Ok(Schedule {
-        kind,
-        warmup,
-        total,
-    })
+    Ok(Schedule { kind, warmup, total })
 }
 
 /// `lr_scheduler_kwargs`, and which of them were asked for.
@@ -98,10 +82,7 @@ struct Kwargs<'a> {
 
 impl<'a> Kwargs<'a> {
     fn of(config: &'a Config) -> Self {
-        Self {
-            given: config.lr_scheduler_kwargs.as_ref(),
-            read: Vec::new().into(),
-        }
+        Self { given: config.lr_scheduler_kwargs.as_ref(), read: Vec::new().into() }
     }
 
     fn get(&self, name: &'static str) -> Result<Option<f64>> {
@@ -111,9 +92,7 @@ impl<'a> Kwargs<'a> {
         };
         let number = value.as_f64().filter(|v| v.is_finite() && *v >= 0.0);
         let why = || format!("`{name}` must be a number of at least 0, not {value}");
-        number
-            .map(Some)
-            .ok_or_else(|| Error::input("lr_scheduler_kwargs", why()))
+        number.map(Some).ok_or_else(|| Error::input("lr_scheduler_kwargs", why()))
     }
 
     fn min_rate(&self, config: &Config) -> Result<f64> {
@@ -121,10 +100,7 @@ impl<'a> Kwargs<'a> {
         match (min_lr, rate) {
             (Some(_), Some(_)) | (None, None) => Err(Error::input(
                 "lr_scheduler_kwargs",
-                format!(
-                    "{} needs one of `min_lr` and `min_lr_rate`",
-                    config.lr_scheduler_type
-                ),
+                format!("{} needs one of `min_lr` and `min_lr_rate`", config.lr_scheduler_type),
             )),
             (Some(min_lr), None) => Ok(min_lr / config.learning_rate),
             (None, Some(rate)) => Ok(rate),
@@ -133,11 +109,7 @@ impl<'a> Kwargs<'a> {
 
     fn all_known(&self) -> Result<()> {
         let read = self.read.borrow();
-        let unknown = self
-            .given
-            .into_iter()
-            .flatten()
-            .find(|(k, _)| !read.contains(&k.as_str()));
+        let unknown = self.given.into_iter().flatten().find(|(k, _)| !read.contains(&k.as_str()));
         let Some((name, _)) = unknown else {
             return Ok(());
         };
@@ -145,9 +117,6 @@ impl<'a> Kwargs<'a> {
             true => "this schedule takes none".to_owned(),
             false => format!("this schedule knows {}", read.join(", ")),
         };
-        Err(Error::input(
-            "lr_scheduler_kwargs",
-            format!("`{name}` is unknown; {known}"),
-        ))
+        Err(Error::input("lr_scheduler_kwargs", format!("`{name}` is unknown; {known}")))
     }
 }

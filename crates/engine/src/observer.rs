@@ -30,11 +30,7 @@ pub trait Observer: Send {
     /// # Errors
     /// As [`Observer::event`].
     fn phase(&mut self, phase: Phase) -> Result<()> {
-        self.event(Body::Phase {
-            phase,
-            done: None,
-            total: None,
-        })
+        self.event(Body::Phase { phase, done: None, total: None })
     }
 
     /// A phase that has come to `done` of `total`.
@@ -42,11 +38,7 @@ pub trait Observer: Send {
     /// # Errors
     /// As [`Observer::event`].
     fn progress(&mut self, phase: Phase, done: u64, total: u64) -> Result<()> {
-        self.event(Body::Phase {
-            phase,
-            done: Some(done),
-            total: Some(total),
-        })
+        self.event(Body::Phase { phase, done: Some(done), total: Some(total) })
     }
 
     /// A line for the log.

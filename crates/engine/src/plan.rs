@@ -67,9 +67,7 @@ impl Plan {
         };
         let order = match config.disable_shuffling {
             true => Order::Sequential,
-            false => Order::Shuffled {
-                seed: config.order_seed(),
-            },
+            false => Order::Shuffled { seed: config.order_seed() },
         };
         let epochs = match config.max_steps > 0 {
             true => (total_steps as f64 / updates_per_epoch as f64).ceil(),
@@ -109,10 +107,7 @@ impl Plan {
     /// Passes over the data after `steps` optimiser steps.
     #[must_use]
     pub fn epoch_after(&self, steps: u64) -> f64 {
-        let (epoch, update) = (
-            steps / self.updates_per_epoch,
-            steps % self.updates_per_epoch,
-        );
+        let (epoch, update) = (steps / self.updates_per_epoch, steps % self.updates_per_epoch);
         let seen = update as f64 * self.accumulation as f64;
         epoch as f64 + seen / self.batches_per_epoch as f64
     }
@@ -168,19 +163,13 @@ mod tests {
         assert_eq!(plan.micro_step(57), 450);
         assert!((plan.epoch_after(57) - 1.0).abs() < 1e-12);
         assert!((plan.epoch_after(5) - 40.0 / 450.0).abs() < 1e-12);
-        for (rows, batch, accumulation, epochs, total) in [
-            (5, 2, 1, 1.0, 3),
-            (5, 2, 4, 1.5, 2),
-            (1, 8, 8, 2.0, 2),
-            (10, 1, 3, 0.5, 2),
-        ] {
+        for (rows, batch, accumulation, epochs, total) in
+            [(5, 2, 1, 1.0, 3), (5, 2, 4, 1.5, 2), (1, 8, 8, 2.0, 2), (10, 1, 3, 0.5, 2)]
+        {
             let plan = Plan::new(&config(batch, accumulation, epochs), rows).unwrap();
             assert_eq!(plan.total_steps, total, "{rows} rows");
         }
-        let fixed = Config {
-            max_steps: 7,
-            ..config(2, 2, 1.0)
-        };
+        let fixed = Config { max_steps: 7, ..config(2, 2, 1.0) };
         assert_eq!(Plan::new(&fixed, 100).unwrap().total_steps, 7);
         assert!(Plan::new(&config(1, 1, 1.0), 0).is_err());
     }
@@ -191,10 +180,8 @@ mod tests {
         let mut order = EpochOrder::default();
         for epoch in 0..2 {
             let steps = epoch * plan.updates_per_epoch..(epoch + 1) * plan.updates_per_epoch;
-            let mut seen: Vec<usize> = steps
-                .flat_map(|s| plan.micro_batches(s, &mut order))
-                .flatten()
-                .collect();
+            let mut seen: Vec<usize> =
+                steps.flat_map(|s| plan.micro_batches(s, &mut order)).flatten().collect();
             seen.sort_unstable();
             assert_eq!(seen, (0..20).collect::<Vec<_>>());
         }

@@ -97,10 +97,7 @@ pub fn load(
         tokenizer: texts.tokenizer,
         template: texts.template,
         train: sequences(train),
-        eval: eval
-            .into_iter()
-            .map(|(name, rows)| (name, sequences(rows)))
-            .collect(),
+        eval: eval.into_iter().map(|(name, rows)| (name, sequences(rows))).collect(),
         lora,
         location,
     })
@@ -139,11 +136,7 @@ pub fn load_texts(
     let mut tokenizer = read_tokenizer(location)?;
     let mut template = None;
     if let (Some(tokenizer), Some(model)) = (&tokenizer, model) {
-        check_vocab(
-            model,
-            tokenizer.vocab_size(),
-            &location.path().display().to_string(),
-        )?;
+        check_vocab(model, tokenizer.vocab_size(), &location.path().display().to_string())?;
     }
     if let Some(tokenizer) = &mut tokenizer {
         let (made, notices) = prepare_template(&args, tokenizer)?;
@@ -159,10 +152,7 @@ pub fn load_texts(
     let dataset = load::load(&args, kit, &mut |done, total| {
         if io.elapsed_s() - told > 0.5 {
             told = io.elapsed_s();
-            failed = io
-                .progress(Phase::Data, done, total)
-                .err()
-                .or(failed.take());
+            failed = io.progress(Phase::Data, done, total).err().or(failed.take());
         }
     })?;
     if let Some(error) = failed {
@@ -171,11 +161,7 @@ pub fn load_texts(
     for line in dataset.report.lines() {
         io.say(line)?;
     }
-    Ok(Texts {
-        tokenizer,
-        template,
-        dataset,
-    })
+    Ok(Texts { tokenizer, template, dataset })
 }
 
 /// Where the model of `config` lies.
@@ -183,15 +169,8 @@ pub fn load_texts(
 /// # Errors
 /// When it is nowhere; the text says how to point to a folder.
 pub fn locate(config: &Config, around: &Surroundings) -> Result<ModelLocation> {
-    let Some(name) = config
-        .model_name_or_path
-        .as_deref()
-        .filter(|n| !n.is_empty())
-    else {
-        return Err(Error::input(
-            "model_name_or_path",
-            "Please provide `model_name_or_path`.",
-        ));
+    let Some(name) = config.model_name_or_path.as_deref().filter(|n| !n.is_empty()) else {
+        return Err(Error::input("model_name_or_path", "Please provide `model_name_or_path`."));
     };
     let cache = config.cache_dir.as_deref().map(Path::new);
     resolve_model(name, &config.model_revision, cache, &around.hub)
@@ -262,10 +241,9 @@ fn load_model(
             decoder.params.set_trainable(|p| p.role == Role::Adapter);
             Ok((decoder, Some(lora)))
         }
-        FinetuningType::Freeze => Err(Error::input(
-            "finetuning_type",
-            "freeze is not supported yet; use full or lora",
-        )),
+        FinetuningType::Freeze => {
+            Err(Error::input("finetuning_type", "freeze is not supported yet; use full or lora"))
+        }
     }
 }
 
@@ -277,11 +255,7 @@ fn attach_adapter(
     resume: Option<&Path>,
     io: &mut dyn Observer,
 ) -> Result<LoraConfig> {
-    let mut paths: Vec<PathBuf> = config
-        .adapter_name_or_path
-        .iter()
-        .map(PathBuf::from)
-        .collect();
+    let mut paths: Vec<PathBuf> = config.adapter_name_or_path.iter().map(PathBuf::from).collect();
     if let Some(checkpoint) = resume {
         paths.pop();
         paths.push(checkpoint.to_owned());
@@ -294,11 +268,7 @@ fn attach_adapter(
     }
     if let Some(path) = last {
         let (lora, names) = load_adapter(decoder, &path)?;
-        io.say(format!(
-            "Loaded adapter {} on {}.",
-            path.display(),
-            names.join(",")
-        ))?;
+        io.say(format!("Loaded adapter {} on {}.", path.display(), names.join(",")))?;
         return Ok(lora);
     }
     let all = config.lora_target.iter().any(|t| t == "all") || config.lora_target.is_empty();
@@ -307,29 +277,17 @@ fn attach_adapter(
         alpha: config.alpha() as f64,
         dropout: config.lora_dropout as f32,
         rslora: config.use_rslora,
-        targets: if all {
-            Vec::new()
-        } else {
-            config.lora_target.clone()
-        },
+        targets: if all { Vec::new() } else { config.lora_target.clone() },
     };
     let names = lora::attach(decoder, &lora, config.seed)?;
     io.say("Fine-tuning method: LoRA".into())?;
     io.say(format!("Found linear modules: {}", names.join(",")))?;
-    Ok(LoraConfig {
-        targets: names,
-        ..lora
-    })
+    Ok(LoraConfig { targets: names, ..lora })
 }
 
 fn load_adapter(decoder: &mut Decoder, dir: &Path) -> Result<(LoraConfig, Vec<String>)> {
     let file = read_adapter(dir, &decoder.config)?;
-    let names = lora::attach_loaded(
-        decoder,
-        &file.lora,
-        file.weights,
-        &dir.display().to_string(),
-    )?;
+    let names = lora::attach_loaded(decoder, &file.lora, file.weights, &dir.display().to_string())?;
     Ok((file.lora, names))
 }
 
@@ -396,11 +354,7 @@ fn check_ids(dataset: &load::Dataset, model: &ModelConfig) -> Result<()> {
 /// attend to each other. Padding changes no loss and is left out.
 fn sequence(row: Row) -> Sequence {
     let whole = vec![row.input_ids.len()];
-    let segments = if row.segments.is_empty() {
-        whole.clone()
-    } else {
-        row.segments
-    };
+    let segments = if row.segments.is_empty() { whole.clone() } else { row.segments };
     Sequence {
         positions: segments.iter().flat_map(|n| 0..*n as u32).collect(),
         parts: if row.neat { segments } else { whole },

@@ -58,12 +58,7 @@ impl Reporter {
         })?;
         io.phase(Phase::Training)?;
         let (now, tokens) = (io.elapsed_s(), run.state.total_tokens);
-        Ok(Self {
-            began_s: now,
-            began_tokens: tokens,
-            told_s: now,
-            last: (now, tokens),
-        })
+        Ok(Self { began_s: now, began_tokens: tokens, told_s: now, last: (now, tokens) })
     }
 
     /// Tells of a step, in full at a logging step.
@@ -148,17 +143,11 @@ impl Reporter {
                 ("epoch", json!(epoch)),
                 (&format!("{key}_loss"), json!(found.eval_loss)),
                 (&format!("{key}_runtime"), json!(runtime)),
-                (
-                    &format!("{key}_samples_per_second"),
-                    json!(rows / runtime.max(1e-9)),
-                ),
+                (&format!("{key}_samples_per_second"), json!(rows / runtime.max(1e-9))),
                 ("step", json!(step)),
             ]));
             let names = [format!("{key}_loss"), format!("{key}_token_loss")];
-            let values = [
-                (&*names[0], found.eval_loss),
-                (&*names[1], found.token_loss),
-            ];
+            let values = [(&*names[0], found.eval_loss), (&*names[1], found.token_loss)];
             io.event(Body::metric(step, total, epoch, &values))?;
         }
         io.phase(Phase::Training)?;
@@ -170,10 +159,7 @@ impl Reporter {
     /// Tokens trained on and seconds in this session.
     #[must_use]
     pub fn session(&self, run: &Run<'_>, io: &dyn Observer) -> (u64, f64) {
-        (
-            run.state.total_tokens - self.began_tokens,
-            io.elapsed_s() - self.began_s,
-        )
+        (run.state.total_tokens - self.began_tokens, io.elapsed_s() - self.began_s)
     }
 }
 
@@ -187,11 +173,7 @@ pub fn evaluate_sets(
 ) -> Result<Vec<(String, eval::EvalLoss, f64)>> {
     let mut found = Vec::new();
     for (name, rows) in &run.prepared.eval {
-        let key = if name.is_empty() {
-            "eval".to_owned()
-        } else {
-            format!("eval_{name}")
-        };
+        let key = if name.is_empty() { "eval".to_owned() } else { format!("eval_{name}") };
         let began = io.elapsed_s();
         let mut told = began;
         let total = rows.len() as u64;
@@ -210,10 +192,7 @@ pub fn evaluate_sets(
 }
 
 fn history(pairs: &[(&str, Value)]) -> Map<String, Value> {
-    pairs
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), v.clone()))
-        .collect()
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect()
 }
 
 /// 1234567 as 1,234,567.

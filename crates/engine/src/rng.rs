@@ -39,25 +39,13 @@ impl Stream {
     #[must_use]
     pub fn new(seed: u64, purpose: Purpose, step: u64, layer: u32) -> Self {
         let mixed = splitmix(seed ^ (u64::from(purpose as u32) << 56));
-        Self {
-            key: [mixed as u32, (mixed >> 32) as u32],
-            step,
-            layer,
-        }
+        Self { key: [mixed as u32, (mixed >> 32) as u32], step, layer }
     }
 
     /// The four 32-bit words of block `index`.
     #[must_use]
     pub fn block(&self, index: u32) -> [u32; 4] {
-        philox(
-            [
-                index,
-                self.layer,
-                self.step as u32,
-                (self.step >> 32) as u32,
-            ],
-            self.key,
-        )
+        philox([index, self.layer, self.step as u32, (self.step >> 32) as u32], self.key)
     }
 
     /// The n-th number, uniform in [0, 1) with 24 bits.
@@ -116,10 +104,7 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
             (a >> 32) as u32 ^ counter[3] ^ key[1],
             a as u32,
         ];
-        key = [
-            key[0].wrapping_add(0x9E37_79B9),
-            key[1].wrapping_add(0xBB67_AE85),
-        ];
+        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
     }
     counter
 }
@@ -131,10 +116,7 @@ mod tests {
     /// Known answers of the Random123 distribution (kat_vectors, philox4x32 10).
     #[test]
     fn philox_known_answers() {
-        assert_eq!(
-            philox([0; 4], [0; 2]),
-            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
-        );
+        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(
             philox([u32::MAX; 4], [u32::MAX; 2]),
             [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
@@ -162,18 +144,9 @@ mod tests {
         let mean = u.iter().map(|v| f64::from(*v)).sum::<f64>() / u.len() as f64;
         assert!(mean.abs() < 0.02, "{mean}");
         let one = Stream::new(1, Purpose::LoraDropout, 3, 4);
-        assert_ne!(
-            one.block(0),
-            Stream::new(1, Purpose::LoraDropout, 3, 5).block(0)
-        );
-        assert_ne!(
-            one.block(0),
-            Stream::new(1, Purpose::LoraDropout, 4, 4).block(0)
-        );
-        assert_ne!(
-            one.block(0),
-            Stream::new(2, Purpose::LoraDropout, 3, 4).block(0)
-        );
+        assert_ne!(one.block(0), Stream::new(1, Purpose::LoraDropout, 3, 5).block(0));
+        assert_ne!(one.block(0), Stream::new(1, Purpose::LoraDropout, 4, 4).block(0));
+        assert_ne!(one.block(0), Stream::new(2, Purpose::LoraDropout, 3, 4).block(0));
         assert_eq!(one.uniform(5), to_unit(one.block(1)[1]));
     }
 }

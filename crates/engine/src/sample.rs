@@ -13,30 +13,18 @@ use crate::train::Run;
 /// # Errors
 /// When the prompt cannot be encoded or the answer not written down.
 pub fn tell(run: &Run<'_>, io: &mut dyn Observer) -> Result<()> {
-    let (Some(prompt), Some(tokenizer), Some(template)) = (
-        &run.config.sample_prompt,
-        &run.prepared.tokenizer,
-        &run.prepared.template,
-    ) else {
+    let (Some(prompt), Some(tokenizer), Some(template)) =
+        (&run.config.sample_prompt, &run.prepared.tokenizer, &run.prepared.template)
+    else {
         return Ok(());
     };
-    let messages = [
-        Message::new(Role::User, prompt.clone()),
-        Message::new(Role::Assistant, ""),
-    ];
+    let messages = [Message::new(Role::User, prompt.clone()), Message::new(Role::Assistant, "")];
     let (ids, _) = template
         .encode_oneturn(tokenizer, &messages, "", "")
         .map_err(|e| Error::input("sample_prompt", e.0))?;
-    let stop = tokenizer
-        .stop_ids(&template.stop_words)
-        .into_iter()
-        .collect();
+    let stop = tokenizer.stop_ids(&template.stop_words).into_iter().collect();
     let limit = run.config.sample_max_new_tokens;
     let answer = greedy(&run.prepared.decoder, &ids, limit, &stop, || true)?;
     let text = tokenizer.decode_clean(&answer);
-    io.event(Body::Sample {
-        step: run.state.step,
-        prompt: prompt.clone(),
-        text,
-    })
+    io.event(Body::Sample { step: run.state.step, prompt: prompt.clone(), text })
 }

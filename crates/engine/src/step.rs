@@ -68,13 +68,8 @@ pub fn run(
     let rows = || micro_batches.iter().flatten();
     let labels: u64 = rows().map(|r| r.label_count() as u64).sum();
     let tokens: u64 = rows().map(|r| r.input_ids.len() as u64).sum();
-    let mut measured = Measured {
-        loss: 0.0,
-        grad_norm: 0.0,
-        tokens,
-        labels,
-        outcome: Updated::NoLabels,
-    };
+    let mut measured =
+        Measured { loss: 0.0, grad_norm: 0.0, tokens, labels, outcome: Updated::NoLabels };
     if labels == 0 {
         return Ok(measured);
     }
@@ -106,17 +101,9 @@ pub fn run(
     let decay = optimiser.weight_decay;
     let rate = |id| {
         let decays = decoder.params.get(id).role.decays();
-        Rate {
-            lr,
-            weight_decay: if decays { decay } else { 0.0 },
-        }
+        Rate { lr, weight_decay: if decays { decay } else { 0.0 } }
     };
-    let Optimiser {
-        adamw,
-        moments,
-        grads,
-        ..
-    } = optimiser;
+    let Optimiser { adamw, moments, grads, .. } = optimiser;
     adamw.step(&decoder.params, grads, moments, clip, rate)?;
     Ok(measured)
 }

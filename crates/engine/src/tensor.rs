@@ -37,9 +37,7 @@ impl Deref for View<'_> {
 pub fn view(tensor: &Tensor) -> Result<View<'_>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
-        return Err(Error::Internal(
-            "a kernel was given a strided tensor".into(),
-        ));
+        return Err(Error::Internal("a kernel was given a strided tensor".into()));
     };
     if !matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))) {
         return Err(Error::Internal(format!(
@@ -48,11 +46,7 @@ pub fn view(tensor: &Tensor) -> Result<View<'_>> {
             tensor.device().location()
         )));
     }
-    Ok(View {
-        storage,
-        start,
-        len: end - start,
-    })
+    Ok(View { storage, start, len: end - start })
 }
 
 /// Runs `write` on the elements of a contiguous f32 CPU tensor, in place.
@@ -60,14 +54,9 @@ pub fn view(tensor: &Tensor) -> Result<View<'_>> {
 /// # Errors
 /// When the tensor is elsewhere, of another dtype, or strided; and what `write` returns.
 pub fn update<R>(tensor: &Tensor, write: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
-    let op = InPlace {
-        write: RefCell::new(Some(write)),
-        out: RefCell::new(None),
-    };
+    let op = InPlace { write: RefCell::new(Some(write)), out: RefCell::new(None) };
     tensor.inplace_op1(&op)?;
-    op.out
-        .into_inner()
-        .ok_or_else(|| Error::Internal("an in-place kernel did not run".into()))
+    op.out.into_inner().ok_or_else(|| Error::Internal("an in-place kernel did not run".into()))
 }
 
 struct InPlace<F, R> {

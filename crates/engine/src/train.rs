@@ -84,10 +84,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let dir = config.output_dir.as_ref().map(PathBuf::from);
         let dir = RunDir::new(dir.ok_or_else(|| {
-            Error::input(
-                "output_dir",
-                "is missing: name the folder that the run writes to",
-            )
+            Error::input("output_dir", "is missing: name the folder that the run writes to")
         })?);
         let resume = checkpoint::choose(config, &dir, io)?;
         let from = resume.as_ref().map(|r| r.path.as_path());
@@ -96,16 +93,7 @@ impl<'a> Run<'a> {
         let schedule = method::schedule(config, plan.total_steps)?;
         let optimiser = method::optimiser(config, &prepared.decoder);
         let state = State::default();
-        let mut run = Self {
-            config,
-            dir,
-            prepared,
-            optimiser,
-            plan,
-            schedule,
-            state,
-            threads,
-        };
+        let mut run = Self { config, dir, prepared, optimiser, plan, schedule, state, threads };
         if let Some(resume) = &resume {
             checkpoint::load(&mut run, &resume.path)?;
             checkpoint::compare(&run, resume, io)?;
@@ -137,10 +125,7 @@ impl<'a> Run<'a> {
             if reporter.saves_at(self, now) || stopping || wish == Wish::SaveNow {
                 io.phase(Phase::Saving)?;
                 let saved = checkpoint::save(self)?;
-                io.event(Body::Checkpoint {
-                    step: now,
-                    dir: saved,
-                })?;
+                io.event(Body::Checkpoint { step: now, dir: saved })?;
                 checkpoint::prune(self)?;
                 io.phase(Phase::Training)?;
             }
@@ -153,24 +138,12 @@ impl<'a> Run<'a> {
 
     fn step(&mut self, rows: &[Vec<usize>], lr: f64) -> Result<Measured> {
         let train = &self.prepared.train;
-        let micro_batches: Vec<Vec<_>> = rows
-            .iter()
-            .map(|rows| rows.iter().map(|r| &train[*r]).collect())
-            .collect();
+        let micro_batches: Vec<Vec<_>> =
+            rows.iter().map(|rows| rows.iter().map(|r| &train[*r]).collect()).collect();
         let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
-        let mode = |m| Mode::Train {
-            seed,
-            micro_step: first + m,
-        };
+        let mode = |m| Mode::Train { seed, micro_step: first + m };
         let decoder = &self.prepared.decoder;
-        step::run(
-            decoder,
-            &mut self.optimiser,
-            &micro_batches,
-            lr,
-            Keep::Intermediates,
-            mode,
-        )
+        step::run(decoder, &mut self.optimiser, &micro_batches, lr, Keep::Intermediates, mode)
     }
 
     /// Counts the step; a few refused ones are passed over, more end the run.
@@ -200,9 +173,7 @@ impl<'a> Run<'a> {
         if self.state.refused > REFUSALS {
             return Err(Error::NonFinite { step, what });
         }
-        io.warn(format!(
-            "step {step}: {what} is not finite; the weights did not move"
-        ))?;
+        io.warn(format!("step {step}: {what} is not finite; the weights did not move"))?;
         self.state.step += 1;
         self.state.total_tokens += measured.tokens;
         Ok(())

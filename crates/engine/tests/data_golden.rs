@@ -37,11 +37,7 @@ impl Encoder for Toy {
 
 fn template(name: &str) -> Template {
     let mut template = Template::get(name).unwrap();
-    template.date = Some(RunDate {
-        year: 2026,
-        month: 11,
-        day: 24,
-    });
+    template.date = Some(RunDate { year: 2026, month: 11, day: 24 });
     template
 }
 
@@ -77,17 +73,10 @@ fn every_template_is_registered() {
         let t = Template::get(name).unwrap();
         let slots = |slots: &[Slot]| slots.iter().map(piece).collect::<Vec<_>>();
         // A special token that is neither bos nor eos emits nothing.
-        let prefix: Vec<_> = expected["prefix"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .cloned()
-            .collect();
-        let prefix: Vec<_> = prefix
-            .into_iter()
-            .filter(|slot| slot["special"] != "<|endoftext|>")
-            .collect();
-        assert_eq!(slots(&t.prefix), prefix, "{name}");
+        let prefix = expected["prefix"].as_array().unwrap().iter();
+        let prefix: Vec<_> = prefix.filter(|slot| slot["special"] != "<|endoftext|>").collect();
+        let mine = slots(&t.prefix);
+        assert_eq!(mine.iter().collect::<Vec<_>>(), prefix, "{name}");
         for (key, mine) in [
             ("system", &t.system),
             ("user", &t.user),
@@ -97,25 +86,13 @@ fn every_template_is_registered() {
         ] {
             assert_eq!(json!(slots(mine)), expected[key], "{name} {key}");
         }
-        assert_eq!(
-            json!(t.default_system),
-            expected["default_system"],
-            "{name}"
-        );
+        assert_eq!(json!(t.default_system), expected["default_system"], "{name}");
         assert_eq!(json!(t.stop_words), expected["stop_words"], "{name}");
         assert_eq!(json!(t.thought_words), expected["thought_words"], "{name}");
-        assert_eq!(
-            json!(t.tool_call_words),
-            expected["tool_call_words"],
-            "{name}"
-        );
+        assert_eq!(json!(t.tool_call_words), expected["tool_call_words"], "{name}");
         assert_eq!(json!(t.efficient_eos), expected["efficient_eos"], "{name}");
         assert_eq!(json!(t.replace_eos), expected["replace_eos"], "{name}");
-        assert_eq!(
-            json!(t.replace_jinja),
-            expected["replace_jinja_template"],
-            "{name}"
-        );
+        assert_eq!(json!(t.replace_jinja), expected["replace_jinja_template"], "{name}");
     }
 }
 
@@ -133,23 +110,15 @@ fn templates_render_as_recorded() {
         let template = template(name);
         for (key, system) in [("no_system", ""), ("system", "SYS")] {
             let pieces = template.render(&messages(&chat), system, "").unwrap();
-            let pieces: Vec<Vec<Value>> = pieces
-                .iter()
-                .map(|p| p.iter().map(piece).collect())
-                .collect();
+            let pieces: Vec<Vec<Value>> =
+                pieces.iter().map(|p| p.iter().map(piece).collect()).collect();
             assert_eq!(json!(pieces), expected[key], "{name} {key}");
         }
         let pieces = template
-            .render(
-                &messages(&tools["messages"]),
-                "SYS",
-                tools["tools"].as_str().unwrap(),
-            )
+            .render(&messages(&tools["messages"]), "SYS", tools["tools"].as_str().unwrap())
             .unwrap();
-        let turns: Vec<[String; 2]> = pieces
-            .chunks(2)
-            .map(|pair| [text(&pair[0]), text(&pair[1])])
-            .collect();
+        let turns: Vec<[String; 2]> =
+            pieces.chunks(2).map(|pair| [text(&pair[0]), text(&pair[1])]).collect();
         assert_eq!(json!(turns), expected["tools_turns"], "{name} tools");
     }
 }
@@ -202,9 +171,8 @@ fn processors_label_as_recorded() {
             train_on_prompt: flag("train_on_prompt"),
             mask_history: flag("mask_history"),
         };
-        let mut rows: Vec<_> = examples
-            .filter_map(|e| Some(supervised(&Toy, &template, &e, how).ok()?.row))
-            .collect();
+        let mut rows: Vec<_> =
+            examples.filter_map(|e| Some(supervised(&Toy, &template, &e, how).ok()?.row)).collect();
         if flag("packing") {
             rows = pack(rows, cutoff_len, flag("neat_packing")).0;
             let masks: Vec<_> = rows.iter().map(|row| row.attention_mask()).collect();
@@ -219,12 +187,7 @@ fn processors_label_as_recorded() {
         let ids: Vec<_> = rows.iter().map(|row| &row.input_ids).collect();
         let labels: Vec<_> = rows.iter().map(|row| &row.labels).collect();
         assert_eq!(json!(ids), out["input_ids"], "{name} {}", case["template"]);
-        assert_eq!(
-            json!(labels),
-            out["labels"],
-            "{name} {} {options}",
-            case["template"]
-        );
+        assert_eq!(json!(labels), out["labels"], "{name} {} {options}", case["template"]);
     }
 }
 
@@ -240,11 +203,8 @@ fn converters_align_as_recorded() {
         let mut entry = case["attr"].clone();
         entry["formatting"] = case["formatting"].clone();
         entry["file_name"] = json!("x.json");
-        std::fs::write(
-            folder.path().join(info::FILE_NAME),
-            json!({"x": entry}).to_string(),
-        )
-        .unwrap();
+        std::fs::write(folder.path().join(info::FILE_NAME), json!({"x": entry}).to_string())
+            .unwrap();
         let infos = info::read(&folder.path().display().to_string(), &["x".to_string()]).unwrap();
         let converted = convert(&infos[0], &case["example"]);
         if !case["out"]["error"].is_null() {
@@ -254,15 +214,10 @@ fn converters_align_as_recorded() {
         let mut expected = example(&case["out"]);
         if case["formatting"] == "openai" {
             // The reference adds a word for one model family here, which is not copied.
-            expected.system = expected
-                .system
-                .trim_end_matches("detailed thinking off")
-                .trim_end()
-                .to_string();
+            expected.system =
+                expected.system.trim_end_matches("detailed thinking off").trim_end().to_string();
         }
-        let Ok(Converted::Example(mut mine)) = converted else {
-            panic!("{case}: {converted:?}")
-        };
+        let Ok(Converted::Example(mut mine)) = converted else { panic!("{case}: {converted:?}") };
         mine.trouble = None;
         assert_eq!(mine, expected, "{case}");
     }
@@ -275,37 +230,18 @@ fn lengths_packs_and_chat_templates_are_as_recorded() {
     };
     let number = |value: &Value| value.as_u64().unwrap() as usize;
     for case in recorded["infer_seqlen"].as_array().unwrap() {
-        let (prompt, answer) = infer_seqlen(
-            number(&case[0][0]),
-            number(&case[0][1]),
-            number(&case[0][2]),
-        );
+        let (prompt, answer) =
+            infer_seqlen(number(&case[0][0]), number(&case[0][1]), number(&case[0][2]));
         assert_eq!(json!([prompt, answer]), case[1], "{case}");
     }
     for case in recorded["greedy_knapsack"].as_array().unwrap() {
         let lengths: Vec<usize> = case[0].as_array().unwrap().iter().map(number).collect();
-        assert_eq!(
-            json!(greedy_knapsack(&lengths, number(&case[1]))),
-            case[2],
-            "{case}"
-        );
+        assert_eq!(json!(greedy_knapsack(&lengths, number(&case[1]))), case[2], "{case}");
     }
     for (name, expected) in recorded["jinja"].as_object().unwrap() {
-        let bos = if name == "llama3" {
-            "<|begin_of_text|>"
-        } else {
-            "<s>"
-        };
-        let eos = if name == "default" {
-            "<|im_end|>"
-        } else {
-            "</s>"
-        };
-        assert_eq!(
-            json!(template(name).to_jinja(Some(bos), Some(eos))),
-            *expected,
-            "{name}"
-        );
+        let bos = if name == "llama3" { "<|begin_of_text|>" } else { "<s>" };
+        let eos = if name == "default" { "<|im_end|>" } else { "</s>" };
+        assert_eq!(json!(template(name).to_jinja(Some(bos), Some(eos))), *expected, "{name}");
     }
 }
 
@@ -322,18 +258,9 @@ fn orders_are_as_recorded() {
     };
     let number = |value: &Value| value.as_u64().unwrap();
     for case in recorded["row_order"].as_array().unwrap() {
-        check(
-            case,
-            randperm(
-                number(&case["n"]) as usize,
-                number(&case["seed_plus_epoch"]),
-            ),
-        );
+        check(case, randperm(number(&case["n"]) as usize, number(&case["seed_plus_epoch"])));
     }
     for case in recorded["split"].as_array().unwrap() {
-        check(
-            case,
-            permutation(number(&case["n"]) as usize, number(&case["seed"])),
-        );
+        check(case, permutation(number(&case["n"]) as usize, number(&case["seed"])));
     }
 }

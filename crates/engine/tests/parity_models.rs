@@ -48,11 +48,7 @@ fn rows(batch: &Value) -> Vec<Sequence> {
         .zip(&labels)
         .map(|((ids, mask), labels)| {
             let real = |v: &[i64]| -> Vec<i64> {
-                v.iter()
-                    .zip(mask)
-                    .filter(|(_, m)| **m == 1)
-                    .map(|(x, _)| *x)
-                    .collect()
+                v.iter().zip(mask).filter(|(_, m)| **m == 1).map(|(x, _)| *x).collect()
             };
             Sequence::plain(
                 real(ids).iter().map(|x| *x as u32).collect(),
@@ -64,22 +60,14 @@ fn rows(batch: &Value) -> Vec<Sequence> {
 
 fn relative(got: f64, want: f64, tolerance: f64, what: &str) {
     let error = (got - want).abs() / want.abs().max(1e-9);
-    assert!(
-        error <= tolerance,
-        "{what}: got {got}, expected {want}, off by {error:.2e}"
-    );
+    assert!(error <= tolerance, "{what}: got {got}, expected {want}, off by {error:.2e}");
 }
 
 fn norm(grads: &Grads, id: engine::model::store::ParamId) -> f64 {
     let Some(grad) = grads.get(id) else {
         return 0.0;
     };
-    view(grad)
-        .unwrap()
-        .iter()
-        .map(|x| f64::from(*x).powi(2))
-        .sum::<f64>()
-        .sqrt()
+    view(grad).unwrap().iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
 }
 
 /// Loss and gradients of one batch, split into micro-batches of one row each.
@@ -87,60 +75,27 @@ fn step(decoder: &Decoder, rows: &[Sequence], grads: &mut Grads, keep: Keep) -> 
     let labels: usize = rows.iter().map(Sequence::label_count).sum();
     let scale = 1.0 / labels as f32;
     let batch = |row: &Sequence| Batch::new([row]);
-    let losses = rows.iter().map(|r| {
-        decoder
-            .train_step(&batch(r), grads, scale, keep, Mode::Eval)
-            .unwrap()
-            .sum
-    });
+    let losses = rows
+        .iter()
+        .map(|r| decoder.train_step(&batch(r), grads, scale, keep, Mode::Eval).unwrap().sum);
     losses.sum::<f64>() / labels as f64
 }
 
 fn check_steps(case: &Value, key: &str, decoder: &Decoder, decay: f64) {
-    let adamw = AdamW {
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-    };
+    let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
     let mut state = State::new();
     let mut grads = Grads::new(&decoder.params);
     for (s, want) in case[key].as_array().unwrap().iter().enumerate() {
         grads.clear();
-        let loss = step(
-            decoder,
-            &rows(&case["step_batches"][s]),
-            &mut grads,
-            Keep::Intermediates,
-        );
-        relative(
-            loss,
-            want["loss"].as_f64().unwrap(),
-            1e-4,
-            &format!("{key} loss of step {s}"),
-        );
+        let loss = step(decoder, &rows(&case["step_batches"][s]), &mut grads, Keep::Intermediates);
+        relative(loss, want["loss"].as_f64().unwrap(), 1e-4, &format!("{key} loss of step {s}"));
         let norm = grad_norm(&decoder.params, &grads).unwrap();
-        relative(
-            norm,
-            want["grad_norm"].as_f64().unwrap(),
-            1e-3,
-            &format!("{key} norm {s}"),
-        );
+        relative(norm, want["grad_norm"].as_f64().unwrap(), 1e-3, &format!("{key} norm {s}"));
         let rate = |id| {
             let decays = decoder.params.get(id).role.decays();
-            Rate {
-                lr: 1e-3,
-                weight_decay: if decays { decay } else { 0.0 },
-            }
+            Rate { lr: 1e-3, weight_decay: if decays { decay } else { 0.0 } }
         };
-        adamw
-            .step(
-                &decoder.params,
-                &grads,
-                &mut state,
-                clip_factor(norm, 1.0),
-                rate,
-            )
-            .unwrap();
+        adamw.step(&decoder.params, &grads, &mut state, clip_factor(norm, 1.0), rate).unwrap();
     }
 }
 
@@ -166,9 +121,7 @@ fn logits_loss_and_gradients() {
         let logits = decoder.logits(&decoder.hidden(&batch).unwrap()).unwrap();
         let starts: Vec<usize> = rows
             .iter()
-            .scan(0, |at, r| {
-                Some(std::mem::replace(at, *at + r.input_ids.len()))
-            })
+            .scan(0, |at, r| Some(std::mem::replace(at, *at + r.input_ids.len())))
             .collect();
         for want in case["logits"].as_array().unwrap() {
             let (row, pos) = (want["row"].as_u64().unwrap(), want["pos"].as_u64().unwrap());
@@ -176,15 +129,8 @@ fn logits_loss_and_gradients() {
             let got = logits.narrow(0, at, 1).unwrap();
             let got = view(&got).unwrap();
             let size = want["norm"].as_f64().unwrap();
-            let total = got
-                .iter()
-                .map(|x| f64::from(*x).powi(2))
-                .sum::<f64>()
-                .sqrt();
-            assert!(
-                (total - size).abs() <= 1e-4 * size,
-                "norm at {row},{pos}: {total} {size}"
-            );
+            let total = got.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            assert!((total - size).abs() <= 1e-4 * size, "norm at {row},{pos}: {total} {size}");
             for (got, want) in got.iter().zip(want["first8"].as_array().unwrap()) {
                 let error = (f64::from(*got) - want.as_f64().unwrap()).abs();
                 assert!(error <= 1e-4 * size, "logit at {row},{pos} off by {error}");
@@ -201,17 +147,10 @@ fn logits_loss_and_gradients() {
         }
         let mut whole = Grads::new(&decoder.params);
         let scale = 1.0 / batch.targets.len() as f32;
-        decoder
-            .train_step(&batch, &mut whole, scale, Keep::Intermediates, Mode::Eval)
-            .unwrap();
+        decoder.train_step(&batch, &mut whole, scale, Keep::Intermediates, Mode::Eval).unwrap();
         for (name, want) in case["grad_norms"].as_object().unwrap() {
             let id = decoder.params.find(name).unwrap();
-            relative(
-                norm(&whole, id),
-                want.as_f64().unwrap(),
-                1e-3,
-                &format!("packed {name}"),
-            );
+            relative(norm(&whole, id), want.as_f64().unwrap(), 1e-3, &format!("packed {name}"));
         }
     });
 }
@@ -245,15 +184,8 @@ fn five_lora_steps_from_a_peft_adapter() {
         let batch = Batch::new(&rows);
         let loss: f64 = decoder.losses(&batch).unwrap().iter().map(|l| l.sum).sum();
         let mean = loss / batch.targets.len() as f64;
-        relative(
-            mean,
-            case["lora_loss_at_init"].as_f64().unwrap(),
-            1e-5,
-            "loss at init",
-        );
-        decoder
-            .params
-            .set_trainable(|p| p.role == engine::model::store::Role::Adapter);
+        relative(mean, case["lora_loss_at_init"].as_f64().unwrap(), 1e-5, "loss at init");
+        decoder.params.set_trainable(|p| p.role == engine::model::store::Role::Adapter);
         check_steps(case, "lora_adamw_lr1e-3_wd0", &decoder, 0.0);
         // Merged, the model says the same.
         let before: f64 = decoder.losses(&batch).unwrap().iter().map(|l| l.sum).sum();

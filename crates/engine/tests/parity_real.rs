@@ -41,23 +41,12 @@ fn json(path: &Path) -> Value {
 
 fn relative(got: f64, want: f64, tolerance: f64, what: &str) {
     let error = (got - want).abs() / want.abs().max(1e-9);
-    assert!(
-        error <= tolerance,
-        "{what}: got {got}, expected {want}, off by {error:.2e}"
-    );
+    assert!(error <= tolerance, "{what}: got {got}, expected {want}, off by {error:.2e}");
 }
 
 fn norm_sum_first(values: &[f32]) -> (f64, f64, &[f32]) {
-    let norm = values
-        .iter()
-        .map(|x| f64::from(*x).powi(2))
-        .sum::<f64>()
-        .sqrt();
-    (
-        norm,
-        values.iter().map(|x| f64::from(*x)).sum(),
-        &values[..4],
-    )
+    let norm = values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    (norm, values.iter().map(|x| f64::from(*x)).sum(), &values[..4])
 }
 
 #[test]
@@ -73,38 +62,22 @@ fn forward_and_greedy() {
     let hidden = decoder.hidden(&batch).unwrap();
     let logits = decoder.logits(&hidden).unwrap();
     let truth = read_safetensors(&parity.join("real/logits_last.safetensors"), Dtype::F32).unwrap();
+    let embedded = decoder.embed(&ids).unwrap();
     for (name, tensor) in &truth {
-        let engine::model::weights::Data::F32(want) = &tensor.data else {
-            panic!("{name}")
+        let engine::model::weights::Data::F32(want) = &tensor.data else { panic!("{name}") };
+        let got = match name.as_str() {
+            "embed_out" => view(&embedded).unwrap().to_vec(),
+            "final_hidden" => view(&hidden).unwrap().to_vec(),
+            "logits_last" => view(&logits).unwrap()[(ids.len() - 1) * want.len()..].to_vec(),
+            _ => continue,
         };
-        let got = match want.len() {
-            n if n == 576 * ids.len() => view(&hidden).unwrap().to_vec(),
-            n => view(&logits).unwrap()[(ids.len() - 1) * n..].to_vec(),
-        };
-        let norm = want
-            .iter()
-            .map(|x| f64::from(*x).powi(2))
-            .sum::<f64>()
-            .sqrt();
-        let error = got
-            .iter()
-            .zip(want)
-            .map(|(a, b)| f64::from(a - b).powi(2))
-            .sum::<f64>()
-            .sqrt();
-        assert!(
-            error <= 1e-4 * norm,
-            "{name}: error {error:.2e} of {norm:.2e}"
-        );
+        let norm = want.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let error = got.iter().zip(want).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+        assert!(error <= 1e-4 * norm, "{name}: error {error:.2e} of {norm:.2e}");
     }
     let losses: f64 = decoder.losses(&batch).unwrap().iter().map(|l| l.sum).sum();
     let want = prompt["mean_next_token_ce"].as_f64().unwrap();
-    relative(
-        losses / (ids.len() - 1) as f64,
-        want,
-        2e-4,
-        "mean cross-entropy",
-    );
+    relative(losses / (ids.len() - 1) as f64, want, 2e-4, "mean cross-entropy");
 
     let case = json(&parity.join("real/greedy.json"));
     let ids: Vec<u32> = serde_json::from_value(case["prompt_ids"].clone()).unwrap();
@@ -131,11 +104,7 @@ fn steps(trace: &Value) -> Vec<Vec<Vec<Sequence>>> {
 }
 
 fn replay(decoder: &Decoder, trace: &Value) {
-    let adamw = AdamW {
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-    };
+    let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
     let mut optimiser = Optimiser {
         adamw,
         moments: adamw::State::new(),
@@ -146,20 +115,11 @@ fn replay(decoder: &Decoder, trace: &Value) {
     for (s, micro_batches) in steps(trace).iter().enumerate() {
         let rows: Vec<Vec<&Sequence>> = micro_batches.iter().map(|m| m.iter().collect()).collect();
         let lr = trace["lrs"][s].as_f64().unwrap();
-        let keep = if s % 2 == 0 {
-            Keep::Intermediates
-        } else {
-            Keep::Inputs
-        };
+        let keep = if s % 2 == 0 { Keep::Intermediates } else { Keep::Inputs };
         let got = step::run(decoder, &mut optimiser, &rows, lr, keep, |_| Mode::Eval).unwrap();
         assert_eq!(got.outcome, Updated::Yes);
         eprintln!("step {s}: loss {} grad_norm {}", got.loss, got.grad_norm);
-        relative(
-            got.loss,
-            trace["losses"][s].as_f64().unwrap(),
-            2e-4,
-            &format!("loss {s}"),
-        );
+        relative(got.loss, trace["losses"][s].as_f64().unwrap(), 2e-4, &format!("loss {s}"));
         let norm = trace["grad_norms"][s].as_f64().unwrap();
         relative(got.grad_norm, norm, 5e-3, &format!("grad_norm {s}"));
         if s == 0 {
@@ -181,10 +141,7 @@ fn compare_params(decoder: &Decoder, want: &Value) {
         relative(norm, want_norm, 1e-3, &name);
         for (i, x) in first.iter().enumerate() {
             let want = numbers[2][i].as_f64().unwrap();
-            assert!(
-                (f64::from(*x) - want).abs() < 2e-4,
-                "{name}[{i}]: {x} {want}"
-            );
+            assert!((f64::from(*x) - want).abs() < 2e-4, "{name}[{i}]: {x} {want}");
         }
     }
 }
@@ -207,27 +164,15 @@ fn ten_lora_steps() {
     let dir = parity.join("real/lora_f32");
     let mut decoder = decoder();
     let weights = |which: &str| {
-        read_safetensors(
-            &dir.join(which).join("adapter_model.safetensors"),
-            Dtype::F32,
-        )
-        .unwrap()
+        read_safetensors(&dir.join(which).join("adapter_model.safetensors"), Dtype::F32).unwrap()
     };
-    let config = LoraConfig {
-        rank: 8,
-        alpha: 16.0,
-        dropout: 0.0,
-        rslora: false,
-        targets: vec![],
-    };
+    let config = LoraConfig { rank: 8, alpha: 16.0, dropout: 0.0, rslora: false, targets: vec![] };
     lora::attach_loaded(&mut decoder, &config, weights("lora_init"), "lora_init").unwrap();
     decoder.params.set_trainable(|p| p.role == Role::Adapter);
     replay(&decoder, &json(&dir.join("trace.json")));
     for (name, want) in weights("lora_final") {
         let id = decoder.params.find(&name).unwrap();
-        let engine::model::weights::Data::F32(want) = want.data else {
-            panic!("{name}")
-        };
+        let engine::model::weights::Data::F32(want) = want.data else { panic!("{name}") };
         let got = view(decoder.params.value(id)).unwrap();
         let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         relative(norm(&got), norm(&want), 1e-3, &name);

@@ -27,10 +27,7 @@ fn smollm2_is_the_recorded_tokenizer_to_the_letter() {
     let Some(parity) = shared::parity() else {
         return;
     };
-    for case in read(&parity.join("real/tokenizer_cases.json"))
-        .as_array()
-        .unwrap()
-    {
+    for case in read(&parity.join("real/tokenizer_cases.json")).as_array().unwrap() {
         let text = case[0].as_str().unwrap();
         let ids = tokenizer.encode(text, false).unwrap().get_ids().to_vec();
         assert_eq!(json!(ids), case[1], "{text:?}");
@@ -64,22 +61,14 @@ fn qwen3_written_as_gguf_gives_the_same_tokens() {
     // Converted files fill the embedding's spare rows with unused tokens.
     tokens.extend(["[PAD1]".to_owned(), "[PAD2]".to_owned()]);
     types.extend([5, 5]);
-    let pair = |merge: &Value| {
-        format!(
-            "{} {}",
-            merge[0].as_str().unwrap(),
-            merge[1].as_str().unwrap()
-        )
-    };
+    let pair =
+        |merge: &Value| format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap());
     let merges = json["model"]["merges"].as_array().unwrap().iter().map(pair);
     let (found, config) = through_gguf(&[
         ("tokenizer.ggml.model", Meta::String("gpt2".into())),
         ("tokenizer.ggml.pre", Meta::String("qwen2".into())),
         ("tokenizer.ggml.tokens", strings(tokens)),
-        (
-            "tokenizer.ggml.token_type",
-            Meta::Array(types.into_iter().map(Meta::I32).collect()),
-        ),
+        ("tokenizer.ggml.token_type", Meta::Array(types.into_iter().map(Meta::I32).collect())),
         ("tokenizer.ggml.merges", strings(merges)),
         ("tokenizer.ggml.eos_token_id", Meta::U32(151_645)),
         ("tokenizer.ggml.padding_token_id", Meta::U32(151_643)),
@@ -92,13 +81,7 @@ fn qwen3_written_as_gguf_gives_the_same_tokens() {
     );
     assert_eq!(found.get_vocab(true), reference.get_vocab(true));
     let own: Value = serde_json::from_str(&found.to_string(false).unwrap()).unwrap();
-    for part in [
-        "added_tokens",
-        "normalizer",
-        "pre_tokenizer",
-        "post_processor",
-        "decoder",
-    ] {
+    for part in ["added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"] {
         assert_eq!(own[part], json[part], "{part}");
     }
     for text in TEXTS {
@@ -123,15 +106,10 @@ const TEXTS: [&str; 8] = [
 /// SentencePiece's algorithm, straight from its description: join the neighbours whose union has
 /// the best score, leftmost first, until none is left; what is no token is written in bytes.
 fn sentencepiece(tokens: &[(&str, f32, i32)], text: &str) -> Vec<u32> {
-    let find = |piece: &str| {
-        tokens
-            .iter()
-            .position(|(token, _, kind)| *token == piece && *kind == 1)
-    };
-    let mut pieces: Vec<String> = format!("\u{2581}{}", text.replace(' ', "\u{2581}"))
-        .chars()
-        .map(String::from)
-        .collect();
+    let find =
+        |piece: &str| tokens.iter().position(|(token, _, kind)| *token == piece && *kind == 1);
+    let mut pieces: Vec<String> =
+        format!("\u{2581}{}", text.replace(' ', "\u{2581}")).chars().map(String::from).collect();
     loop {
         let mut best: Option<(f32, usize)> = None;
         for i in 1..pieces.len() {
@@ -146,10 +124,7 @@ fn sentencepiece(tokens: &[(&str, f32, i32)], text: &str) -> Vec<u32> {
         pieces[i - 1].push_str(&right);
     }
     let byte = |byte: u8| {
-        tokens
-            .iter()
-            .position(|(token, ..)| *token == format!("<0x{byte:02X}>"))
-            .unwrap()
+        tokens.iter().position(|(token, ..)| *token == format!("<0x{byte:02X}>")).unwrap()
     };
     let ids = |piece: &String| match find(piece) {
         Some(id) => vec![id as u32],
@@ -190,41 +165,21 @@ fn scored_tokens_are_joined_as_sentencepiece_does() {
         ">",
         "s>",
     ];
-    tokens.extend(
-        pieces
-            .iter()
-            .enumerate()
-            .map(|(rank, piece)| (*piece, -(rank as f32), 1)),
-    );
+    tokens.extend(pieces.iter().enumerate().map(|(rank, piece)| (*piece, -(rank as f32), 1)));
     let (found, config) = through_gguf(&[
         ("tokenizer.ggml.model", Meta::String("llama".into())),
-        (
-            "tokenizer.ggml.tokens",
-            strings(tokens.iter().map(|(token, ..)| (*token).to_owned())),
-        ),
-        (
-            "tokenizer.ggml.scores",
-            Meta::Array(tokens.iter().map(|t| Meta::F32(t.1)).collect()),
-        ),
-        (
-            "tokenizer.ggml.token_type",
-            Meta::Array(tokens.iter().map(|t| Meta::I32(t.2)).collect()),
-        ),
+        ("tokenizer.ggml.tokens", strings(tokens.iter().map(|(token, ..)| (*token).to_owned()))),
+        ("tokenizer.ggml.scores", Meta::Array(tokens.iter().map(|t| Meta::F32(t.1)).collect())),
+        ("tokenizer.ggml.token_type", Meta::Array(tokens.iter().map(|t| Meta::I32(t.2)).collect())),
         ("tokenizer.ggml.unknown_token_id", Meta::U32(0)),
         ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
         ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
     ])
     .unwrap();
     assert_eq!(config["bos_token"], json!("<s>"));
-    for text in [
-        "the there",
-        "in a there",
-        "her rein é",
-        "hererer  the",
-        "<sa s>",
-        "thethe",
-        "中 t",
-    ] {
+    for text in
+        ["the there", "in a there", "her rein é", "hererer  the", "<sa s>", "thethe", "中 t"]
+    {
         let expected = sentencepiece(&tokens, text);
         let ids = found.encode(text, false).unwrap().get_ids().to_vec();
         assert_eq!(ids, expected, "{text:?}");
@@ -232,43 +187,23 @@ fn scored_tokens_are_joined_as_sentencepiece_does() {
         let whole = found.encode(text, true).unwrap().get_ids().to_vec();
         assert_eq!((whole[0], &whole[1..]), (1, &expected[..]), "{text:?}");
     }
-    assert_eq!(
-        found.encode("<s>the", false).unwrap().get_ids()[0],
-        1,
-        "control tokens are seen"
-    );
+    assert_eq!(found.encode("<s>the", false).unwrap().get_ids()[0], 1, "control tokens are seen");
 }
 
 #[test]
 fn what_cannot_be_right_is_refused_in_words() {
-    let tokens = || {
-        (
-            "tokenizer.ggml.tokens",
-            strings(["a".to_owned(), "b".to_owned()]),
-        )
-    };
+    let tokens = || ("tokenizer.ggml.tokens", strings(["a".to_owned(), "b".to_owned()]));
     let model = |name: &str| ("tokenizer.ggml.model", Meta::String(name.into()));
     let cases: Vec<(Vec<(&str, Meta)>, &str)> = vec![
         (vec![], "tokenizer.ggml.tokens: missing"),
         (vec![tokens(), model("bert")], "bert is not supported"),
+        (vec![tokens(), model("gpt2")], "tokenizer.ggml.merges: missing"),
         (
-            vec![tokens(), model("gpt2")],
-            "tokenizer.ggml.merges: missing",
-        ),
-        (
-            vec![
-                tokens(),
-                model("gpt2"),
-                ("tokenizer.ggml.merges", strings(["ab".to_owned()])),
-            ],
+            vec![tokens(), model("gpt2"), ("tokenizer.ggml.merges", strings(["ab".to_owned()]))],
             "element 0 is not one of pairs",
         ),
         (
-            vec![
-                tokens(),
-                model("gpt2"),
-                ("tokenizer.ggml.merges", strings(["a c".to_owned()])),
-            ],
+            vec![tokens(), model("gpt2"), ("tokenizer.ggml.merges", strings(["a c".to_owned()]))],
             "tokenizer.ggml.merges",
         ),
         (
@@ -280,24 +215,14 @@ fn what_cannot_be_right_is_refused_in_words() {
             ],
             "pre-tokenizer new\\nstyle is not known",
         ),
+        (vec![tokens(), model("llama")], "tokenizer.ggml.scores: missing"),
         (
-            vec![tokens(), model("llama")],
-            "tokenizer.ggml.scores: missing",
-        ),
-        (
-            vec![
-                tokens(),
-                model("gpt2"),
-                ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
-            ],
+            vec![tokens(), model("gpt2"), ("tokenizer.ggml.eos_token_id", Meta::U32(2))],
             "eos_token_id: is no token's id",
         ),
         (
             vec![
-                (
-                    "tokenizer.ggml.tokens",
-                    strings(["a".to_owned(), "a".to_owned()]),
-                ),
+                ("tokenizer.ggml.tokens", strings(["a".to_owned(), "a".to_owned()])),
                 model("gpt2"),
             ],
             "\"a\" is there twice",
@@ -305,10 +230,7 @@ fn what_cannot_be_right_is_refused_in_words() {
     ];
     for (entries, expected) in cases {
         let error = through_gguf(&entries).unwrap_err();
-        assert!(
-            error.contains(expected) && error.lines().count() == 1,
-            "{error}"
-        );
+        assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
     }
 }
 

@@ -101,10 +101,7 @@ pub fn sweep(dir: impl AsRef<Path>) -> io::Result<usize> {
 /// A name beside `path` that nobody else uses: `.tmp-NAME-PID-COUNT`.
 pub(crate) fn unused_name(path: &Path, prefix: &str) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     parent(path).join(format!("{prefix}{name}-{}-{count}", std::process::id()))
 }
@@ -120,11 +117,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
 fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     loop {
         let temporary = unused_name(path, TEMPORARY);
-        let opened = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(MODE)
-            .open(&temporary);
+        let opened = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&temporary);
         match opened {
             Ok(file) => return Ok((temporary, file)),
             // Left by an earlier process that had our pid.
@@ -156,10 +149,7 @@ mod tests {
             write(&path, bytes).unwrap();
             assert_eq!(fs::read(&path).unwrap(), bytes);
         }
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o644
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(names(dir.path()), ["a.json"]);
     }
 

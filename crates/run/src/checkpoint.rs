@@ -36,11 +36,7 @@ impl Staged {
             fs::remove_dir_all(&temporary)?;
         }
         fs::create_dir(&temporary)?;
-        Ok(Self {
-            temporary,
-            target,
-            published: false,
-        })
+        Ok(Self { temporary, target, published: false })
     }
 
     /// The folder to fill with plain files.

@@ -32,10 +32,8 @@ impl Config {
     /// # Errors
     /// All mistakes: unknown names, values of the wrong type or out of range, refused arguments.
     pub fn from_pairs(pairs: &[(String, Value)]) -> Result<(Self, Vec<Notice>), ConfigError> {
-        let last: IndexMap<&str, &Value> = pairs
-            .iter()
-            .map(|(name, value)| (name.as_str(), value))
-            .collect();
+        let last: IndexMap<&str, &Value> =
+            pairs.iter().map(|(name, value)| (name.as_str(), value)).collect();
         let mut config = Self::default();
         let (mut notices, mut errors) = (Vec::new(), Vec::new());
         for (name, value) in last {
@@ -45,17 +43,10 @@ impl Config {
             };
             match taken {
                 Ok(notice) => notices.extend(notice),
-                Err(message) => errors.push(FieldError {
-                    field: name.to_owned(),
-                    message,
-                }),
+                Err(message) => errors.push(FieldError { field: name.to_owned(), message }),
             }
         }
-        if errors.is_empty() {
-            Ok((config, notices))
-        } else {
-            Err(ConfigError::new(errors))
-        }
+        if errors.is_empty() { Ok((config, notices)) } else { Err(ConfigError::new(errors)) }
     }
 
     /// Reads a map as [`Self::to_map`] gives it, or as it was posted.
@@ -63,10 +54,7 @@ impl Config {
     /// # Errors
     /// As [`Self::from_pairs`].
     pub fn from_map(map: &Map<String, Value>) -> Result<(Self, Vec<Notice>), ConfigError> {
-        let pairs: Vec<_> = map
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
+        let pairs: Vec<_> = map.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         Self::from_pairs(&pairs)
     }
 
@@ -120,9 +108,7 @@ impl Config {
     pub fn to_map(&self) -> Map<String, Value> {
         let mut map = Map::new();
         for field in FIELDS {
-            let value = self
-                .get(field.name)
-                .or_else(|| self.inert.get(field.name).cloned());
+            let value = self.get(field.name).or_else(|| self.inert.get(field.name).cloned());
             if let Some(value) = value.filter(|value| *value != field.default_value()) {
                 map.insert(field.name.to_owned(), value);
             }
@@ -154,11 +140,7 @@ impl Config {
             Class::Refused(why) => Err(why.to_owned()),
             Class::Done => self.set(field.name, &field.read(value)?).map(|()| None),
             Class::NoEffect(why) => {
-                let read = if value.is_null() {
-                    Value::Null
-                } else {
-                    field.read(value)?
-                };
+                let read = if value.is_null() { Value::Null } else { field.read(value)? };
                 if read.is_null() || read == field.default_value() {
                     return Ok(None);
                 }

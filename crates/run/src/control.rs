@@ -39,10 +39,7 @@ pub struct Control {
 /// # Errors
 /// When the run directory cannot be written to.
 pub fn write(dir: &RunDir, wish: Wish) -> io::Result<Control> {
-    let control = Control {
-        serial: read(dir).serial + 1,
-        wish,
-    };
+    let control = Control { serial: read(dir).serial + 1, wish };
     atomic::write(dir.control(), serde_json::to_string(&control)?.as_bytes())?;
     Ok(control)
 }

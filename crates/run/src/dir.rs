@@ -49,15 +49,11 @@ impl RunDir {
     /// # Errors
     /// When it cannot be made, or a file has its name.
     pub fn create(&self) -> io::Result<()> {
-        let missing = self
-            .0
-            .ancestors()
-            .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+        let missing =
+            self.0.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
         let missing: Vec<_> = missing.collect();
         fs::create_dir_all(&self.0)?;
-        missing
-            .into_iter()
-            .try_for_each(|dir| atomic::sync_dir(atomic::parent(dir)))
+        missing.into_iter().try_for_each(|dir| atomic::sync_dir(atomic::parent(dir)))
     }
 
     /// The directory itself.
@@ -119,17 +115,12 @@ impl RunDir {
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
-            let step = name
-                .to_str()
-                .and_then(|name| name.strip_prefix("checkpoint-"));
+            let step = name.to_str().and_then(|name| name.strip_prefix("checkpoint-"));
             let step = step.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
             if let Some(step) = step.and_then(|digits| digits.parse().ok())
                 && entry.path().is_dir()
             {
-                found.push(Checkpoint {
-                    step,
-                    path: entry.path(),
-                });
+                found.push(Checkpoint { step, path: entry.path() });
             }
         }
         found.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.step));

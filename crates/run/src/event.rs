@@ -155,54 +155,33 @@ impl Body {
     /// A phase without a count.
     #[must_use]
     pub const fn phase(phase: Phase) -> Self {
-        Self::Phase {
-            phase,
-            done: None,
-            total: None,
-        }
+        Self::Phase { phase, done: None, total: None }
     }
 
     /// A phase that has come `done` of `total` units.
     #[must_use]
     pub const fn progress(phase: Phase, done: u64, total: u64) -> Self {
-        Self::Phase {
-            phase,
-            done: Some(done),
-            total: Some(total),
-        }
+        Self::Phase { phase, done: Some(done), total: Some(total) }
     }
 
     /// A notice that is good to know.
     #[must_use]
     pub fn info(text: impl Into<String>) -> Self {
-        Self::Notice {
-            level: Level::Info,
-            text: text.into(),
-        }
+        Self::Notice { level: Level::Info, text: text.into() }
     }
 
     /// A notice about something that is probably not what was meant.
     #[must_use]
     pub fn warn(text: impl Into<String>) -> Self {
-        Self::Notice {
-            level: Level::Warn,
-            text: text.into(),
-        }
+        Self::Notice { level: Level::Warn, text: text.into() }
     }
 
     /// Measured values; what is not finite becomes `None`.
     #[must_use]
     pub fn metric(step: u64, total_steps: u64, epoch: f64, values: &[(&str, f64)]) -> Self {
-        let values = values
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), finite(*value)))
-            .collect();
-        Self::Metric {
-            step,
-            total_steps,
-            epoch,
-            values,
-        }
+        let values =
+            values.iter().map(|(key, value)| ((*key).to_owned(), finite(*value))).collect();
+        Self::Metric { step, total_steps, epoch, values }
     }
 
     /// True where the line must be on disk before the worker goes on.
@@ -210,10 +189,8 @@ impl Body {
     pub const fn must_be_durable(&self) -> bool {
         matches!(
             self,
-            Self::Phase {
-                phase: Phase::Saving | Phase::Finalizing,
-                ..
-            } | Self::Checkpoint { .. }
+            Self::Phase { phase: Phase::Saving | Phase::Finalizing, .. }
+                | Self::Checkpoint { .. }
                 | Self::Rewound { .. }
                 | Self::Exit { .. }
         )
@@ -232,26 +209,15 @@ mod tests {
     use super::*;
 
     fn check(body: Body, expected: &str) {
-        let event = Event {
-            seq: 3,
-            at_ms: 7,
-            elapsed_s: 1.5,
-            body,
-        };
+        let event = Event { seq: 3, at_ms: 7, elapsed_s: 1.5, body };
         let text = serde_json::to_string(&event).unwrap();
-        assert_eq!(
-            text,
-            format!(r#"{{"seq":3,"at_ms":7,"elapsed_s":1.5,{expected}}}"#)
-        );
+        assert_eq!(text, format!(r#"{{"seq":3,"at_ms":7,"elapsed_s":1.5,{expected}}}"#));
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
     }
 
     #[test]
     fn every_body_has_its_line_and_reads_back() {
-        check(
-            Body::phase(Phase::Starting),
-            r#""kind":"phase","phase":"starting""#,
-        );
+        check(Body::phase(Phase::Starting), r#""kind":"phase","phase":"starting""#);
         check(
             Body::progress(Phase::Data, 3, 10),
             r#""kind":"phase","phase":"data","done":3,"total":10"#,
@@ -267,49 +233,22 @@ mod tests {
             r#""kind":"started","step":0,"total_steps":9,"trainable_params":4,"all_params":5,"epochs":3.0"#,
         );
         check(
-            Body::metric(
-                5,
-                9,
-                0.25,
-                &[("loss", 1.0 / 3.0), ("grad_norm", f64::NAN), ("lr", 5e-5)],
-            ),
+            Body::metric(5, 9, 0.25, &[("loss", 1.0 / 3.0), ("grad_norm", f64::NAN), ("lr", 5e-5)]),
             r#""kind":"metric","step":5,"total_steps":9,"epoch":0.25,"values":{"loss":0.3333333333333333,"grad_norm":null,"lr":0.00005}"#,
         );
+        check(Body::warn("so"), r#""kind":"notice","level":"warn","text":"so""#);
         check(
-            Body::warn("so"),
-            r#""kind":"notice","level":"warn","text":"so""#,
-        );
-        check(
-            Body::Checkpoint {
-                step: 5,
-                dir: "checkpoint-5".into(),
-            },
+            Body::Checkpoint { step: 5, dir: "checkpoint-5".into() },
             r#""kind":"checkpoint","step":5,"dir":"checkpoint-5""#,
         );
         check(
-            Body::Sample {
-                step: 0,
-                prompt: "q".into(),
-                text: "a\nb".into(),
-            },
+            Body::Sample { step: 0, prompt: "q".into(), text: "a\nb".into() },
             r#""kind":"sample","step":0,"prompt":"q","text":"a\nb""#,
         );
+        check(Body::Rewound { to_step: 5 }, r#""kind":"rewound","to_step":5"#);
+        check(Body::Exit { code: 0, message: None }, r#""kind":"exit","code":0"#);
         check(
-            Body::Rewound { to_step: 5 },
-            r#""kind":"rewound","to_step":5"#,
-        );
-        check(
-            Body::Exit {
-                code: 0,
-                message: None,
-            },
-            r#""kind":"exit","code":0"#,
-        );
-        check(
-            Body::Exit {
-                code: 20,
-                message: Some("why".into()),
-            },
+            Body::Exit { code: 20, message: Some("why".into()) },
             r#""kind":"exit","code":20,"message":"why""#,
         );
     }
@@ -317,9 +256,7 @@ mod tests {
     #[test]
     fn phase_names_are_those_of_the_file() {
         use Phase::*;
-        for phase in [
-            Starting, Tokenizer, Data, Model, Training, Evaluating, Saving, Finalizing,
-        ] {
+        for phase in [Starting, Tokenizer, Data, Model, Training, Evaluating, Saving, Finalizing] {
             assert_eq!(serde_json::to_value(phase).unwrap(), phase.name());
         }
     }

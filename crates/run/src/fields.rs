@@ -203,12 +203,7 @@ impl Field {
     #[must_use]
     pub fn supported(&self) -> String {
         let works = |choice: &&&str| !self.not_yet.contains(*choice);
-        self.choices
-            .iter()
-            .filter(works)
-            .copied()
-            .collect::<Vec<_>>()
-            .join(", ")
+        self.choices.iter().filter(works).copied().collect::<Vec<_>>().join(", ")
     }
 
     /// True where the value asks for nothing: the default, null, or a word for "off".

@@ -44,12 +44,7 @@ impl Journal {
         let last = events.last_that(|line| serde_json::from_slice::<Event>(line).ok())?;
         let trainer_log = TrainerLog::open(dir.trainer_log())?;
         let (seq, elapsed_s) = last.map_or((0, 0.0), |event| (event.seq, event.elapsed_s));
-        Ok(Self {
-            events,
-            trainer_log,
-            seq,
-            elapsed_s,
-        })
+        Ok(Self { events, trainer_log, seq, elapsed_s })
     }
 
     /// The `seq` of the last event; 0 before the first.
@@ -78,15 +73,8 @@ impl Journal {
         elapsed_s: f64,
         body: Body,
     ) -> Result<Event, JournalError> {
-        let elapsed_s = finite(elapsed_s)
-            .unwrap_or(self.elapsed_s)
-            .max(self.elapsed_s);
-        let event = Event {
-            seq: self.seq + 1,
-            at_ms,
-            elapsed_s,
-            body: sanitised(body),
-        };
+        let elapsed_s = finite(elapsed_s).unwrap_or(self.elapsed_s).max(self.elapsed_s);
+        let event = Event { seq: self.seq + 1, at_ms, elapsed_s, body: sanitised(body) };
         // trainer_log.jsonl first: an event that is told has its line. One that could not be told
         // (a full disk) leaves no line either, so that it can be tried again.
         let before = self.trainer_log.length();
@@ -127,44 +115,27 @@ impl Journal {
 fn sanitised(body: Body) -> Body {
     let or_zero = |value: f64| finite(value).unwrap_or(0.0);
     match body {
-        Body::Metric {
-            step,
-            total_steps,
-            epoch,
-            mut values,
-        } => {
+        Body::Metric { step, total_steps, epoch, mut values } => {
             for value in values.values_mut() {
                 *value = value.and_then(finite);
             }
-            Body::Metric {
+            Body::Metric { step, total_steps, epoch: or_zero(epoch), values }
+        }
+        Body::Started { step, total_steps, trainable_params, all_params, epochs } => {
+            Body::Started {
                 step,
                 total_steps,
-                epoch: or_zero(epoch),
-                values,
+                trainable_params,
+                all_params,
+                epochs: or_zero(epochs),
             }
         }
-        Body::Started {
-            step,
-            total_steps,
-            trainable_params,
-            all_params,
-            epochs,
-        } => Body::Started {
-            step,
-            total_steps,
-            trainable_params,
-            all_params,
-            epochs: or_zero(epochs),
-        },
         other => other,
     }
 }
 
 fn sync_file(file: &File, path: &std::path::Path) -> Result<(), JournalError> {
-    file.sync_data().map_err(|source| JournalError {
-        path: path.to_owned(),
-        source,
-    })
+    file.sync_data().map_err(|source| JournalError { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -48,10 +48,7 @@ impl RunLock {
     /// When another process holds it or the file cannot be made.
     pub fn take(dir: &RunDir) -> Result<Self, Held> {
         let path = dir.lock();
-        let io = |source| Held::Io {
-            path: dir.lock(),
-            source,
-        };
+        let io = |source| Held::Io { path: dir.lock(), source };
         // The file is opened close-on-exec, so no child inherits the lock.
         let mut file = OpenOptions::new()
             .read(true)
@@ -66,16 +63,12 @@ impl RunLock {
                 Err(TryLockError::Error(source)) => return Err(io(source)),
                 Err(TryLockError::WouldBlock) if attempt < TRIES => thread::sleep(PAUSE),
                 Err(TryLockError::WouldBlock) => {
-                    return Err(Held::ByAnother {
-                        path,
-                        pid: holder(dir),
-                    });
+                    return Err(Held::ByAnother { path, pid: holder(dir) });
                 }
             }
         }
         file.set_len(0).map_err(io)?;
-        file.write_all(std::process::id().to_string().as_bytes())
-            .map_err(io)?;
+        file.write_all(std::process::id().to_string().as_bytes()).map_err(io)?;
         Ok(Self { _file: file })
     }
 }
@@ -118,10 +111,7 @@ mod tests {
         assert_eq!(holder(&dir), Some(std::process::id()));
         // A second open file is a second holder to flock, in one process or in two.
         let refused = RunLock::take(&dir).unwrap_err();
-        assert!(
-            matches!(refused, Held::ByAnother { pid: Some(_), .. }),
-            "{refused}"
-        );
+        assert!(matches!(refused, Held::ByAnother { pid: Some(_), .. }), "{refused}");
         drop(lock);
         assert!(!is_held(&dir).unwrap());
         RunLock::take(&dir).unwrap();

@@ -103,10 +103,7 @@ pub fn write(dir: &Path, facts: Facts) -> io::Result<Manifest> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let path = entry.path();
-        let name = entry
-            .file_name()
-            .into_string()
-            .map_err(|_| not_plain(&path))?;
+        let name = entry.file_name().into_string().map_err(|_| not_plain(&path))?;
         if name == NAME {
             continue;
         }
@@ -115,15 +112,8 @@ pub fn write(dir: &Path, facts: Facts) -> io::Result<Manifest> {
         }
         files.insert(name, sync_and_hash(&path)?);
     }
-    let manifest = Manifest {
-        schema: SCHEMA,
-        facts,
-        files,
-    };
-    atomic::write(
-        dir.join(NAME),
-        serde_json::to_string_pretty(&manifest)?.as_bytes(),
-    )?;
+    let manifest = Manifest { schema: SCHEMA, facts, files };
+    atomic::write(dir.join(NAME), serde_json::to_string_pretty(&manifest)?.as_bytes())?;
     Ok(manifest)
 }
 
@@ -135,17 +125,10 @@ pub fn verify(dir: &Path) -> Result<Manifest, Fault> {
     let manifest = read(dir)?;
     for (name, expected) in &manifest.files {
         let path = dir.join(name);
-        let io = |source| Fault::Io {
-            path: dir.join(name),
-            source,
-        };
+        let io = |source| Fault::Io { path: dir.join(name), source };
         let found = fs::metadata(&path).map_err(io)?.len();
         if found != expected.length {
-            return Err(Fault::Length {
-                path,
-                expected: expected.length,
-                found,
-            });
+            return Err(Fault::Length { path, expected: expected.length, found });
         }
         if hash(&File::open(&path).map_err(io)?).map_err(io)? != expected.blake3 {
             return Err(Fault::Content { path });
@@ -163,33 +146,22 @@ pub fn read(dir: &Path) -> Result<Manifest, Fault> {
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Fault::Unfinished {
-                dir: dir.to_owned(),
-            });
+            return Err(Fault::Unfinished { dir: dir.to_owned() });
         }
         Err(source) => return Err(Fault::Io { path, source }),
     };
     let manifest: Manifest = match serde_json::from_slice(&bytes) {
         Ok(manifest) => manifest,
         Err(error) => {
-            return Err(Fault::Unreadable {
-                path,
-                why: error.to_string(),
-            });
+            return Err(Fault::Unreadable { path, why: error.to_string() });
         }
     };
     if manifest.schema != SCHEMA {
-        let why = format!(
-            "schema {} is not {SCHEMA}; another version wrote it",
-            manifest.schema
-        );
+        let why = format!("schema {} is not {SCHEMA}; another version wrote it", manifest.schema);
         return Err(Fault::Unreadable { path, why });
     }
     if let Some(name) = manifest.files.keys().find(|name| !is_plain(name)) {
-        return Err(Fault::Unreadable {
-            path,
-            why: format!("`{name}` is not a plain file name"),
-        });
+        return Err(Fault::Unreadable { path, why: format!("`{name}` is not a plain file name") });
     }
     Ok(manifest)
 }
@@ -199,19 +171,13 @@ fn is_plain(name: &str) -> bool {
 }
 
 fn not_plain(path: &Path) -> io::Error {
-    io::Error::other(format!(
-        "{}: a checkpoint holds plain files only",
-        path.display()
-    ))
+    io::Error::other(format!("{}: a checkpoint holds plain files only", path.display()))
 }
 
 fn sync_and_hash(path: &Path) -> io::Result<FileRecord> {
     let file = File::open(path)?;
     file.sync_all()?;
-    Ok(FileRecord {
-        length: file.metadata()?.len(),
-        blake3: hash(&file)?,
-    })
+    Ok(FileRecord { length: file.metadata()?.len(), blake3: hash(&file)? })
 }
 
 fn hash(file: &File) -> io::Result<String> {

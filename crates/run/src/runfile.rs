@@ -45,13 +45,7 @@ impl RunFile {
     /// A run of these arguments.
     #[must_use]
     pub fn new(id: impl Into<String>, created_at_ms: u64, config: Map<String, Value>) -> Self {
-        Self {
-            schema: SCHEMA,
-            id: id.into(),
-            created_at_ms,
-            config,
-            source: String::new(),
-        }
+        Self { schema: SCHEMA, id: id.into(), created_at_ms, config, source: String::new() }
     }
 
     /// Writes run.json, durably.
@@ -60,13 +54,9 @@ impl RunFile {
     /// When the run directory cannot be written to.
     pub fn write(&self, dir: &RunDir) -> Result<(), RunFileError> {
         let bytes = serde_json::to_vec_pretty(self).map_err(io::Error::from);
-        bytes
-            .and_then(|bytes| atomic::write(dir.run_json(), &bytes))
-            .map_err(|source| RunFileError {
-                path: dir.run_json(),
-                why: source.to_string(),
-                source: Some(source),
-            })
+        bytes.and_then(|bytes| atomic::write(dir.run_json(), &bytes)).map_err(|source| {
+            RunFileError { path: dir.run_json(), why: source.to_string(), source: Some(source) }
+        })
     }
 
     /// Reads run.json.
@@ -80,11 +70,7 @@ impl RunFile {
             why: source.to_string(),
             source: Some(source),
         })?;
-        let fault = |why| RunFileError {
-            path: path.clone(),
-            why,
-            source: None,
-        };
+        let fault = |why| RunFileError { path: path.clone(), why, source: None };
         let run: Self = serde_json::from_slice(&bytes)
             .map_err(|error| fault(format!("not a run file: {error}")))?;
         if run.schema != SCHEMA {
@@ -112,10 +98,7 @@ mod tests {
         assert_eq!(RunFile::read(&dir).unwrap(), run);
         for (bytes, part) in [
             ("{", "not a run file"),
-            (
-                r#"{"schema":9,"id":"","created_at_ms":0,"config":{},"source":""}"#,
-                "schema 9",
-            ),
+            (r#"{"schema":9,"id":"","created_at_ms":0,"config":{},"source":""}"#, "schema 9"),
         ] {
             fs::write(dir.run_json(), bytes).unwrap();
             let text = RunFile::read(&dir).unwrap_err().to_string();

@@ -23,7 +23,7 @@ use crate::db::ingest;
 use crate::db::runs::{self, Change, RunRow, Status};
 
 /// How often the files are looked at.
-const TICK: Duration = Duration::from_millis(150);
+const TICK: Duration = Duration::from_millis(200);
 /// A worker told to stop now is killed after this.
 const GRACE: Duration = Duration::from_secs(10);
 /// An adopted run without a lock may have a worker that is just starting.
@@ -37,6 +37,8 @@ pub(super) struct Watch {
     /// `None`: no child of this process.
     child: Option<Child>,
     reader: Arc<Mutex<Reader>>,
+    /// Its lock was seen held: a free one means death, and not a worker that is just starting.
+    seen_alive: bool,
     /// Since when it is to stop now.
     stop_now: Option<Instant>,
 }
@@ -58,6 +60,7 @@ impl Watch {
             id: row.id,
             child: None,
             reader,
+            seen_alive: false,
             stop_now: None,
         }
     }
@@ -155,15 +158,18 @@ impl Watch {
             };
         }
         sleep(TICK).await;
-        if self.is_held().await {
-            return Pulse::Alive;
+        for _ in 0..2 {
+            if self.is_held().await {
+                self.seen_alive = true;
+                return Pulse::Alive;
+            }
+            if self.seen_alive {
+                break;
+            }
+            sleep(SECOND_LOOK).await;
         }
-        sleep(SECOND_LOOK).await;
-        if self.is_held().await {
-            Pulse::Alive
-        } else {
-            Pulse::Gone(None)
-        }
+        self.seen_alive = false;
+        Pulse::Gone(None)
     }
 
     async fn is_held(&self) -> bool {
@@ -223,9 +229,7 @@ impl Watch {
             Some(child) => child.start_kill().is_ok(),
             None => {
                 let dir = self.dir.clone();
-                tokio::task::spawn_blocking(move || spawn::kill_holder(&dir))
-                    .await
-                    .unwrap_or(false)
+                tokio::task::spawn_blocking(move || spawn::kill_holder(&dir)).await.unwrap_or(false)
             }
         };
         if !killed {
@@ -242,10 +246,8 @@ impl Watch {
             return Ok(true);
         }
         if !Path::new(&row.output_dir).is_dir() {
-            let change = Change {
-                reason: Some(Some("its folder is gone".to_owned())),
-                ..Change::default()
-            };
+            let change =
+                Change { reason: Some(Some("its folder is gone".to_owned())), ..Change::default() };
             self.jobs.step(&self.id, Input::Vanished, change).await?;
             return Ok(true);
         }
@@ -256,22 +258,9 @@ impl Watch {
         } else {
             None
         };
-        let change = Change {
-            reason: Some(reason),
-            worker_pid: Some(pid),
-            ..Change::default()
-        };
-        let (row, effect) = self
-            .jobs
-            .step(
-                &self.id,
-                Input::Ended {
-                    how,
-                    step: row.step,
-                },
-                change,
-            )
-            .await?;
+        let change = Change { reason: Some(reason), worker_pid: Some(pid), ..Change::default() };
+        let (row, effect) =
+            self.jobs.step(&self.id, Input::Ended { how, step: row.step }, change).await?;
         match effect {
             Effect::Spawn(pause) => self.restart(row, pause).await,
             Effect::Follow => Ok(false),
@@ -297,12 +286,8 @@ impl Watch {
         }
         match self.spawn(&row, true).await {
             Ok(pid) => {
-                self.note(Change {
-                    worker_pid: Some(pid),
-                    spawned: true,
-                    ..Change::default()
-                })
-                .await
+                self.note(Change { worker_pid: Some(pid), spawned: true, ..Change::default() })
+                    .await
             }
             // without a child and a lock the next round counts it as another death
             Err(error) => {
@@ -312,11 +297,20 @@ impl Watch {
         Ok(false)
     }
 
-    /// Stores a change, however long it takes; a server that stops gives up.
+    /// Stores a restart, however long it takes; a server that stops gives up.
     async fn note(&self, change: Change) {
         while !self.jobs.stop.is_cancelled() {
             match runs::change(&self.jobs.db, &self.id, self.jobs.clock.now_ms(), &change).await {
-                Ok(_) => return self.jobs.bells.ring(&self.id),
+                Ok(row) => {
+                    self.jobs.bells.ring(&self.id);
+                    // a stop that came while the worker was started was settled before it could hear it
+                    if let Some(mode) = super::super::state_of(&row).stop
+                        && let Err(error) = super::super::wish(&self.dir, mode).await
+                    {
+                        tracing::warn!(run.id = %self.id, %error, "the worker cannot be told to stop");
+                    }
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(run.id = %self.id, %error, "a restart could not be stored yet")
                 }
@@ -367,8 +361,7 @@ fn run_file(row: &RunRow) -> RunFile {
 fn ending(row: &RunRow, status: Option<ExitStatus>) -> Ending {
     let said = row.exit_code.and_then(|code| i32::try_from(code).ok());
     let code = said.or_else(|| status.and_then(|status| status.code()));
-    code.and_then(ExitCode::from_code)
-        .map_or(Ending::Died, Ending::Exit)
+    code.and_then(ExitCode::from_code).map_or(Ending::Died, Ending::Exit)
 }
 
 fn reason(row: &RunRow, how: Ending, status: Option<ExitStatus>) -> Option<String> {
@@ -377,11 +370,9 @@ fn reason(row: &RunRow, how: Ending, status: Option<ExitStatus>) -> Option<Strin
         Ending::Exit(ExitCode::Locked) => {
             Some("another process works on this run; it is followed".to_owned())
         }
-        Ending::Exit(code) => Some(
-            row.exit_message
-                .clone()
-                .unwrap_or_else(|| code.describe().to_owned()),
-        ),
+        Ending::Exit(code) => {
+            Some(row.exit_message.clone().unwrap_or_else(|| code.describe().to_owned()))
+        }
         Ending::Died if row.status == Status::Stopping => None,
         Ending::Died => {
             let signal = status
@@ -391,10 +382,7 @@ fn reason(row: &RunRow, how: Ending, status: Option<ExitStatus>) -> Option<Strin
                 .and_then(|status| status.code())
                 .map(|code| format!(" (exit status {code})"));
             let how = signal.or(code).unwrap_or_default();
-            Some(format!(
-                "the worker died{how} at step {}; its log may say why",
-                row.step
-            ))
+            Some(format!("the worker died{how} at step {}; its log may say why", row.step))
         }
     }
 }

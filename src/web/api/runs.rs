@@ -3,16 +3,16 @@
 use std::path::Path as FsPath;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use super::super::error::{Error, Problem, Result};
+use super::super::error::{Error, FieldProblem, Problem, Result};
+use super::super::extract::{Id, JsonBody, OptionalBody, Params};
 use super::super::state::AppState;
-use super::body::{JsonBody, OptionalBody};
 use crate::db::metrics::{self, Series};
 use crate::db::runs::{self, Filter, RunRow};
 use crate::jobs::StopMode;
@@ -128,31 +128,19 @@ pub struct ListQuery {
     responses((status = 200, body = RunList), (status = 400, body = Problem)))]
 pub async fn list(
     State(state): State<AppState>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<ListQuery>,
 ) -> Result<Json<RunList>> {
-    let Query(query) = query.map_err(wrong_query)?;
     let status = query.status.filter(|status| !status.is_empty());
     let status = status
-        .map(|text| {
-            text.parse()
-                .map_err(|_| Error::bad_request("status: no such status."))
-        })
+        .map(|text| text.parse().map_err(|_| Error::bad_request("status: no such status.")))
         .transpose()?;
     let limit = query.limit.unwrap_or(50).clamp(1, 1000);
-    let filter = Filter {
-        status,
-        text: query.q,
-        before: query.before,
-        limit: limit + 1,
-    };
+    let filter = Filter { status, text: query.q, before: query.before, limit: limit + 1 };
     let mut rows = runs::list(&state.db, &filter).await?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next = rows.last().filter(|_| more).map(|row| row.id.clone());
-    Ok(Json(RunList {
-        runs: rows.into_iter().map(Run::new).collect(),
-        next,
-    }))
+    Ok(Json(RunList { runs: rows.into_iter().map(Run::new).collect(), next }))
 }
 
 /// Queues a run. The body is the YAML configuration as JSON; `start_id` (any unique text, a UUID say) may be added, and
@@ -172,7 +160,7 @@ pub async fn create(
         Some(Value::String(text)) if !text.is_empty() && text.len() <= 100 => Some(text),
         Some(_) => {
             let message = "must be a text of 1 to 100 characters".to_owned();
-            return Err(Error::invalid(vec![super::super::error::FieldProblem {
+            return Err(Error::invalid(vec![FieldProblem {
                 field: "start_id".to_owned(),
                 message,
             }]));
@@ -180,11 +168,7 @@ pub async fn create(
     };
     let pairs = config.into_iter().collect();
     let (row, fresh) = state.jobs.create(&pairs, start_id).await?;
-    let status = if fresh {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
+    let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
     let location = [(header::LOCATION, format!("/api/v1/runs/{}", row.id))];
     Ok((status, location, Json(Run::new(row))).into_response())
 }
@@ -195,7 +179,7 @@ pub async fn create(
 /// 404 where there is none of that id.
 #[utoipa::path(get, path = "/api/v1/runs/{id}", params(("id" = String, Path)),
     responses((status = 200, body = Run), (status = 404, body = Problem)))]
-pub async fn show(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Run>> {
+pub async fn show(State(state): State<AppState>, Id(id): Id) -> Result<Json<Run>> {
     Ok(Json(Run::new(find(&state, &id).await?)))
 }
 
@@ -233,20 +217,8 @@ pub struct Curve {
 
 impl From<Series> for Curve {
     fn from(series: Series) -> Self {
-        let Series {
-            step,
-            value,
-            min,
-            max,
-            of,
-        } = series;
-        Self {
-            step,
-            value,
-            min,
-            max,
-            of,
-        }
+        let Series { step, value, min, max, of } = series;
+        Self { step, value, min, max, of }
     }
 }
 
@@ -258,10 +230,9 @@ impl From<Series> for Curve {
     responses((status = 200, body = std::collections::HashMap<String, Curve>), (status = 404, body = Problem)))]
 pub async fn metrics(
     State(state): State<AppState>,
-    Path(id): Path<String>,
-    query: Result<Query<MetricsQuery>, axum::extract::rejection::QueryRejection>,
+    Id(id): Id,
+    Params(query): Params<MetricsQuery>,
 ) -> Result<Json<indexmap::IndexMap<String, Curve>>> {
-    let Query(query) = query.map_err(wrong_query)?;
     let run = find(&state, &id).await?;
     let keys = query.keys.unwrap_or_default();
     let keys: Vec<String> = keys
@@ -279,12 +250,7 @@ pub async fn metrics(
         upto: query.upto,
     };
     let series = metrics::series(&state.db, run.num, &wanted).await?;
-    Ok(Json(
-        series
-            .into_iter()
-            .map(|(key, series)| (key, series.into()))
-            .collect(),
-    ))
+    Ok(Json(series.into_iter().map(|(key, series)| (key, series.into())).collect()))
 }
 
 /// How much of the log.
@@ -309,11 +275,10 @@ pub struct Log {
     responses((status = 200, body = Log), (status = 404, body = Problem)))]
 pub async fn log(
     State(state): State<AppState>,
-    Path(id): Path<String>,
-    query: Result<Query<LogQuery>, axum::extract::rejection::QueryRejection>,
+    Id(id): Id,
+    Params(query): Params<LogQuery>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let Query(query) = query.map_err(wrong_query)?;
     let run = find(&state, &id).await?;
     let path = FsPath::new(&run.output_dir).join("worker.log");
     let tail = query.tail.unwrap_or(500).min(10_000);
@@ -321,10 +286,8 @@ pub async fn log(
         .await
         .map_err(Error::internal)?;
     let lines = lines.map_err(Error::internal)?;
-    let accept = headers
-        .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let accept =
+        headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.starts_with("text/plain") {
         return Ok((lines.join("\n") + "\n").into_response());
     }
@@ -359,7 +322,7 @@ pub enum Mode {
     responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn stop(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    Id(id): Id,
     OptionalBody(stop): OptionalBody<Stop>,
 ) -> Result<Response> {
     let mode = match stop.mode {
@@ -376,20 +339,11 @@ pub async fn stop(
 /// 404 where there is no such run, 409 where it is not over or has finished.
 #[utoipa::path(post, path = "/api/v1/runs/{id}/resume", params(("id" = String, Path)),
     responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub async fn resume(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response> {
+pub async fn resume(State(state): State<AppState>, Id(id): Id) -> Result<Response> {
     let row = state.jobs.resume(&id).await?;
     Ok((StatusCode::ACCEPTED, Json(Run::new(row))).into_response())
 }
 
 async fn find(state: &AppState, id: &str) -> Result<RunRow> {
-    runs::get(&state.db, id)
-        .await?
-        .ok_or_else(|| Error::not_found("run", id))
-}
-
-fn wrong_query(rejection: axum::extract::rejection::QueryRejection) -> Error {
-    Error::bad_request(format!(
-        "The query is not what is expected: {}.",
-        rejection.body_text()
-    ))
+    runs::get(&state.db, id).await?.ok_or_else(|| Error::not_found("run", id))
 }

@@ -1,31 +1,160 @@
-//! The page `run`.
+//! `/runs/{id}`: one run, live. The page holds everything up to event number `seq`; the stream goes on from there.
 
-use axum::extract::State;
-use axum::response::Html;
+mod live;
+mod outcome;
 
-use crate::web::error::Result;
+use askama::Template;
+use axum::Form;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use run::config::Config;
+use run::fields::Field;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::shell::Shell;
+use super::view::{RunView, plain};
+use super::{Htmx, go, html};
+use crate::db::runs::{self, RunRow};
+use crate::jobs::StopMode;
+use crate::web::error::{Error, Result};
 use crate::web::state::AppState;
+use live::Live;
+use outcome::Outcome;
 
-/// Handler `show`.
-///
-/// # Errors
-/// Where the database fails.
-pub async fn show(State(_state): State<AppState>) -> Result<Html<String>> {
-    Ok(Html(String::new()))
+/// The URL's query.
+#[derive(Debug, Default, Deserialize)]
+pub struct Wanted {
+    #[serde(default)]
+    tab: String,
+    #[serde(default)]
+    part: String,
 }
 
-/// Handler `stop`.
-///
-/// # Errors
-/// Where the database fails.
-pub async fn stop(State(_state): State<AppState>) -> Result<Html<String>> {
-    Ok(Html(String::new()))
+struct Setting {
+    name: String,
+    value: String,
+    default: String,
 }
 
-/// Handler `resume`.
+#[derive(Template)]
+#[template(path = "pages/run.html", blocks = ["main"])]
+struct Page {
+    shell: Shell,
+    run: RunView,
+    tab: &'static str,
+    live: Option<Live>,
+    config: Option<Settings>,
+}
+
+/// The config tab.
+struct Settings {
+    rows: Vec<Setting>,
+    yaml: String,
+    cli: String,
+}
+
+/// What changes with the status: pill, buttons, the card that says how it ended.
+#[derive(Template)]
+#[template(path = "parts/run_head.html")]
+struct Head {
+    shell: Shell,
+    run: RunView,
+    outcome: Option<Outcome>,
+}
+
+/// GET /runs/{id}
 ///
 /// # Errors
-/// Where the database fails.
-pub async fn resume(State(_state): State<AppState>) -> Result<Html<String>> {
-    Ok(Html(String::new()))
+/// 404 where there is no such run, or where the database fails.
+pub async fn show(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    htmx: Htmx,
+    headers: HeaderMap,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response> {
+    let row = runs::get(&state.db, &id).await?.ok_or_else(|| Error::not_found("run", &id))?;
+    if wanted.part == "head" {
+        return head(&state, &headers, row).await;
+    }
+    let mut shell = Shell::load(&state, &headers, "runs").await?;
+    shell.current.clone_from(&row.id);
+    let run = RunView::new(&row, state.clock.now_ms(), shell.lang);
+    let config = wanted.tab == "config";
+    let page = Page {
+        tab: if config { "config" } else { "overview" },
+        live: if config { None } else { Some(Live::load(&state, &row, shell.lang).await?) },
+        config: config.then(|| Settings::new(&row)),
+        run,
+        shell,
+    };
+    if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
+}
+
+/// How to stop.
+#[derive(Debug, Deserialize)]
+pub struct Stop {
+    #[serde(default)]
+    mode: String,
+}
+
+/// POST /runs/{id}/stop: `mode` is `save` (the default) or `now`.
+///
+/// # Errors
+/// 404 where there is no such run, 409 where it is over.
+pub async fn stop(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    htmx: Htmx,
+    headers: HeaderMap,
+    Form(stop): Form<Stop>,
+) -> Result<Response> {
+    let mode = if stop.mode == "now" { StopMode::Now } else { StopMode::Save };
+    let row = state.jobs.stop(&id, mode).await?;
+    if htmx.0 { head(&state, &headers, row).await } else { Ok(go(htmx, &format!("/runs/{id}"))) }
+}
+
+/// POST /runs/{id}/resume
+///
+/// # Errors
+/// 404 where there is no such run, 409 where it is not over.
+pub async fn resume(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    htmx: Htmx,
+) -> Result<Response> {
+    let row = state.jobs.resume(&id).await?;
+    Ok(go(htmx, &format!("/runs/{}", row.id)))
+}
+
+async fn head(state: &AppState, headers: &HeaderMap, row: RunRow) -> Result<Response> {
+    let mut shell = Shell::load(state, headers, "runs").await?;
+    shell.current.clone_from(&row.id);
+    let outcome = Outcome::load(state, &row, shell.lang).await?;
+    let run = RunView::new(&row, state.clock.now_ms(), shell.lang);
+    html(StatusCode::OK, &Head { shell, run, outcome })
+}
+
+impl Settings {
+    fn new(row: &RunRow) -> Self {
+        let default = |name: &str| {
+            Field::find(name).map(|field| plain(&field.default_value())).unwrap_or_default()
+        };
+        let setting = |(name, value): (String, Value)| Setting {
+            default: default(&name),
+            value: plain(&value),
+            name,
+        };
+        let (yaml, cli) = written(row);
+        Self { rows: row.config_map().into_iter().map(setting).collect(), yaml, cli }
+    }
+}
+
+/// The configuration as YAML and as a command.
+fn written(row: &RunRow) -> (String, String) {
+    Config::from_map(&row.config_map())
+        .map(|(config, _)| (config.to_yaml(), config.to_command()))
+        .unwrap_or_default()
 }

@@ -27,43 +27,28 @@ pub fn render(
     date: Option<RunDate>,
 ) -> Result<String, String> {
     if source.len() > MAX_SOURCE {
-        return Err(format!(
-            "it has {} bytes, more than {MAX_SOURCE}",
-            source.len()
-        ));
+        return Err(format!("it has {} bytes, more than {MAX_SOURCE}", source.len()));
     }
     let env = environment(date).map_err(|e| e.to_string())?;
     let messages: Vec<Value> = messages
         .iter()
         .map(|(role, content)| {
-            Value::from_iter([
-                ("role", Value::from(*role)),
-                ("content", Value::from(*content)),
-            ])
+            Value::from_pairs([("role", Value::from(*role)), ("content", Value::from(*content))])
         })
         .collect();
     let mut context = vec![
         ("messages".to_string(), Value::from(messages)),
         ("tools".to_string(), Value::from(())),
         ("documents".to_string(), Value::from(())),
-        (
-            "add_generation_prompt".to_string(),
-            Value::from(add_generation_prompt),
-        ),
+        ("add_generation_prompt".to_string(), Value::from(add_generation_prompt)),
     ];
-    context.extend(
-        variables
-            .iter()
-            .map(|(name, token)| (name.clone(), Value::from(token.as_str()))),
-    );
+    context
+        .extend(variables.iter().map(|(name, token)| (name.clone(), Value::from(token.as_str()))));
     let text = env
-        .render_str(&without_generation_marks(source), Value::from_iter(context))
+        .render_str(&without_generation_marks(source), Value::from_pairs(context))
         .map_err(|e| e.to_string().replace('\n', " "))?;
     if text.len() > MAX_OUTPUT {
-        return Err(format!(
-            "its output has {} bytes, more than {MAX_OUTPUT}",
-            text.len()
-        ));
+        return Err(format!("its output has {} bytes, more than {MAX_OUTPUT}", text.len()));
     }
     Ok(text)
 }
@@ -73,40 +58,27 @@ fn environment(date: Option<RunDate>) -> Result<Environment<'static>, Error> {
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(100);
     env.set_syntax(
-        minijinja::syntax::SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()?,
+        minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?,
     );
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.add_function("raise_exception", |text: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, text))
     });
-    env.add_function(
-        "strftime_now",
-        move |format: String| -> Result<String, Error> {
-            let date = date.ok_or_else(|| {
-                Error::new(ErrorKind::InvalidOperation, "it asks for today's date")
-            })?;
-            Ok(strftime(date, &format))
-        },
-    );
-    env.add_filter(
-        "tojson",
-        |value: Value, kwargs: Kwargs| -> Result<Value, Error> {
-            let indent: Option<u32> = kwargs.get("indent")?;
-            let json = serde_json::to_value(&value).map_err(|e| {
-                Error::new(ErrorKind::BadSerialization, "a value has no JSON form").with_source(e)
-            })?;
-            let text = if indent == Some(4) {
-                pyjson::dumps_indented(&json)
-            } else {
-                pyjson::dumps(&json)
-            };
-            Ok(Value::from_safe_string(text))
-        },
-    );
+    env.add_function("strftime_now", move |format: String| -> Result<String, Error> {
+        let date = date
+            .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "it asks for today's date"))?;
+        Ok(strftime(date, &format))
+    });
+    env.add_filter("tojson", |value: Value, kwargs: Kwargs| -> Result<Value, Error> {
+        let indent: Option<u32> = kwargs.get("indent")?;
+        let json = serde_json::to_value(&value).map_err(|e| {
+            Error::new(ErrorKind::BadSerialization, "a value has no JSON form").with_source(e)
+        })?;
+        let text =
+            if indent == Some(4) { pyjson::dumps_indented(&json) } else { pyjson::dumps(&json) };
+        Ok(Value::from_safe_string(text))
+    });
     Ok(env)
 }
 
@@ -143,4 +115,37 @@ fn without_generation_marks(source: &str) -> String {
         rest = &rest[start + length + 2..];
     }
     kept + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::render;
+    use crate::data::RunDate;
+
+    #[test]
+    fn renders_as_transformers_does() {
+        let check = |source: &str, expected: &str| {
+            let messages = [("system", "s"), ("user", " é ")];
+            let variables = [("bos_token".to_string(), "<s>".to_string())];
+            let date = Some(RunDate { year: 2026, month: 11, day: 4 });
+            let text = render(source, &messages, true, &variables, date);
+            assert_eq!(text, Ok(expected.to_string()), "{source}");
+        };
+        check("{{ bos_token }}{{ messages[1].content.strip() }}", "<s>é");
+        check(
+            "{% for m in messages %}\n  {% if m['role'] == 'user' %}\nU{% endif %}\n{% endfor %}",
+            "U",
+        );
+        check("{{ messages[1] | tojson }}", "{\"role\": \"user\", \"content\": \" é \"}");
+        check("{{ strftime_now('%d %b %Y') }}", "04 Nov 2026");
+        check("{% generation %}\n{{ 1 + 1 }}{% endgeneration %}", "2");
+        check(
+            "{% if tools is not none %}T{% endif %}{% if add_generation_prompt %}P{% endif %}",
+            "P",
+        );
+        check(
+            "{{ messages[0]['content'].split('s') | length }}{% if x is defined and x.y %}{% endif %}",
+            "2",
+        );
+    }
 }

@@ -67,14 +67,12 @@ pub fn convert(info: &DatasetInfo, row: &Value) -> Result<Converted, RowError> {
     if info.formatting == Formatting::Tokens {
         return token_row(row).map(Converted::Tokens);
     }
-    for (kind, column) in [
-        ("images", &columns.images),
-        ("videos", &columns.videos),
-        ("audios", &columns.audios),
-    ] {
+    for (kind, column) in
+        [("images", &columns.images), ("videos", &columns.videos), ("audios", &columns.audios)]
+    {
         if field(row, column).is_some_and(truthy) {
             return Err(
-                format!("it has {kind}, and models that read {kind} are not supported").into(),
+                format!("it has {kind}, and models that read {kind} are not supported").into()
             );
         }
     }
@@ -94,10 +92,7 @@ pub fn convert(info: &DatasetInfo, row: &Value) -> Result<Converted, RowError> {
         Some(Value::String(tools)) => tools.clone(),
         Some(tools @ (Value::Array(_) | Value::Object(_))) => dumps(tools),
         Some(_) => {
-            return Err(column_error(
-                &columns.tools,
-                "is neither a text nor a list of tools",
-            ));
+            return Err(column_error(&columns.tools, "is neither a text nor a list of tools"));
         }
     };
     Ok(Converted::Example(example))
@@ -108,9 +103,9 @@ pub fn convert(info: &DatasetInfo, row: &Value) -> Result<Converted, RowError> {
 pub(super) fn expected_columns(info: &DatasetInfo) -> Vec<&str> {
     let c = &info.columns;
     let named = match info.formatting {
-        Formatting::Alpaca => vec![
-            &c.query, &c.history, &c.system, &c.tools, &c.images, &c.videos, &c.audios,
-        ],
+        Formatting::Alpaca => {
+            vec![&c.query, &c.history, &c.system, &c.tools, &c.images, &c.videos, &c.audios]
+        }
         Formatting::Sharegpt => vec![&c.system, &c.tools, &c.images, &c.videos, &c.audios],
         Formatting::Openai | Formatting::Tokens => Vec::new(),
     };
@@ -141,11 +136,8 @@ fn alpaca(info: &DatasetInfo, row: &Map<String, Value>) -> Result<Example, RowEr
         }
     }
     prompt.push(Message::new(Role::User, query.join("\n")));
-    let mut example = Example {
-        prompt,
-        system: system_text(row, &columns.system)?,
-        ..Example::default()
-    };
+    let mut example =
+        Example { prompt, system: system_text(row, &columns.system)?, ..Example::default() };
     match field(row, &columns.response) {
         Some(Value::String(text)) => example.response.push(Message::new(Role::Assistant, text)),
         _ if columns.response.is_none() => {
@@ -163,10 +155,7 @@ fn field<'a>(row: &'a Map<String, Value>, column: &Option<String>) -> Option<&'a
 }
 
 fn column_error(column: &Option<String>, what: &str) -> RowError {
-    RowError(format!(
-        "column `{}` {what}",
-        column.as_deref().unwrap_or("?")
-    ))
+    RowError(format!("column `{}` {what}", column.as_deref().unwrap_or("?")))
 }
 
 fn system_text(row: &Map<String, Value>, column: &Option<String>) -> Result<String, RowError> {

@@ -69,12 +69,7 @@ pub fn supervised(
     how: Labelling,
 ) -> Result<Encoded, RowError> {
     example.check_turns()?;
-    let messages: Vec<Message> = example
-        .prompt
-        .iter()
-        .chain(&example.response)
-        .cloned()
-        .collect();
+    let messages: Vec<Message> = example.prompt.iter().chain(&example.response).cloned().collect();
     let discard = how.mask_history && !template.preserve_thinking;
     let mut pairs =
         template.encode_multiturn(encoder, &messages, &example.system, &example.tools, discard)?;
@@ -82,11 +77,7 @@ pub fn supervised(
         // The last turns are the ones to keep.
         pairs.reverse();
     }
-    let eos = if template.efficient_eos {
-        encoder.eos_id()
-    } else {
-        None
-    };
+    let eos = if template.efficient_eos { encoder.eos_id() } else { None };
     let mut total = usize::from(template.efficient_eos);
     let mut encoded = Encoded::default();
     let mut turns: Vec<(Vec<u32>, Vec<i32>)> = Vec::with_capacity(pairs.len());
@@ -183,11 +174,8 @@ pub fn pretraining(
 ) -> Result<Vec<u32>, RowError> {
     let text = example.prompt.first().ok_or("the row has no text")?;
     // The reference ends texts for Llama 3 as the base models were trained to.
-    let eos = if template.name == "llama3" {
-        Some("<|end_of_text|>")
-    } else {
-        tokenizer.eos_token()
-    };
+    let eos =
+        if template.name == "llama3" { Some("<|end_of_text|>") } else { tokenizer.eos_token() };
     let bos = tokenizer.bos_token().filter(|_| bos).unwrap_or_default();
     tokenizer.encode(&format!("{bos}{}{}", text.content, eos.unwrap_or_default()))
 }

@@ -51,10 +51,7 @@ impl DataError {
 
     /// A function that says which file an I/O error belongs to.
     pub(super) fn file(path: &Path) -> impl Fn(std::io::Error) -> Self + '_ {
-        |source| Self::File {
-            path: path.to_path_buf(),
-            source,
-        }
+        |source| Self::File { path: path.to_path_buf(), source }
     }
 }
 
@@ -69,11 +66,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> V
         })
         .collect();
     scored.sort();
-    scored
-        .into_iter()
-        .take(3)
-        .map(|(_, k)| k.to_string())
-        .collect()
+    scored.into_iter().take(3).map(|(_, k)| k.to_string()).collect()
 }
 
 /// Edit distance with insertions, deletions and replacements.

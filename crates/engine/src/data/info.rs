@@ -89,10 +89,7 @@ impl Columns {
     /// The columns that `map` names, and no others.
     fn named(map: &Map<String, Value>) -> Self {
         let name = |key: &str| {
-            map.get(key)
-                .and_then(Value::as_str)
-                .filter(|s| !s.is_empty())
-                .map(str::to_string)
+            map.get(key).and_then(Value::as_str).filter(|s| !s.is_empty()).map(str::to_string)
         };
         Self {
             prompt: name("prompt"),
@@ -168,10 +165,7 @@ pub fn read(dataset_dir: &str, names: &[String]) -> Result<Vec<DatasetInfo>, Dat
             line: e.line() as u64,
             reason: format!("not a JSON object of datasets: {e}"),
         })?;
-    names
-        .iter()
-        .map(|name| entry(Path::new(dataset_dir), &path, &entries, name))
-        .collect()
+    names.iter().map(|name| entry(Path::new(dataset_dir), &path, &entries, name)).collect()
 }
 
 fn entry(
@@ -202,10 +196,7 @@ pub(super) fn parse_entry(dir: &Path, name: &str, value: &Value) -> Result<Datas
         return Err("the entry must be a JSON object".to_string());
     };
     refuse_remote(map)?;
-    let file_name = map
-        .get("file_name")
-        .and_then(Value::as_str)
-        .ok_or("`file_name` is missing")?;
+    let file_name = map.get("file_name").and_then(Value::as_str).ok_or("`file_name` is missing")?;
     let formatting = match map.get("formatting").map_or(Some("alpaca"), Value::as_str) {
         Some("alpaca") => Formatting::Alpaca,
         Some("sharegpt") => Formatting::Sharegpt,
@@ -218,13 +209,8 @@ pub(super) fn parse_entry(dir: &Path, name: &str, value: &Value) -> Result<Datas
             ));
         }
     };
-    if let Some(split) = map
-        .get("split")
-        .filter(|split| *split != "train" && !split.is_null())
-    {
-        return Err(format!(
-            "`split` is {split}, but a local file has the split \"train\" alone"
-        ));
+    if let Some(split) = map.get("split").filter(|split| *split != "train" && !split.is_null()) {
+        return Err(format!("`split` is {split}, but a local file has the split \"train\" alone"));
     }
     let section = |key: &str| match map.get(key) {
         None => Ok(None),
@@ -233,10 +219,7 @@ pub(super) fn parse_entry(dir: &Path, name: &str, value: &Value) -> Result<Datas
     };
     let num_samples = match map.get("num_samples") {
         None | Some(Value::Null) => None,
-        Some(n) => Some(
-            n.as_u64()
-                .ok_or(format!("`num_samples` is {n}, not a count"))? as usize,
-        ),
+        Some(n) => Some(n.as_u64().ok_or(format!("`num_samples` is {n}, not a count"))? as usize),
     };
     Ok(DatasetInfo {
         name: name.to_string(),
@@ -251,15 +234,11 @@ pub(super) fn parse_entry(dir: &Path, name: &str, value: &Value) -> Result<Datas
 
 /// Entries that are not local files are refused with a way to make them local.
 fn refuse_remote(map: &Map<String, Value>) -> Result<(), String> {
-    let place = |key: &str| {
-        map.get(key)
-            .map(|value| value.as_str().unwrap_or_default().to_string())
-    };
-    for (key, hub) in [
-        ("hf_hub_url", "Hugging Face"),
-        ("ms_hub_url", "ModelScope"),
-        ("om_hub_url", "Openmind"),
-    ] {
+    let place =
+        |key: &str| map.get(key).map(|value| value.as_str().unwrap_or_default().to_string());
+    for (key, hub) in
+        [("hf_hub_url", "Hugging Face"), ("ms_hub_url", "ModelScope"), ("om_hub_url", "Openmind")]
+    {
         if let Some(id) = place(key) {
             return Err(format!(
                 "the dataset {id} lies on {hub} and is not downloaded; save it as a .json or .jsonl file in the \

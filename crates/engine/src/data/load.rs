@@ -26,10 +26,7 @@ pub enum Stage {
 
 /// The arguments of the data stage, named as LLaMA-Factory names them.
 #[derive(Clone, Debug)]
-#[expect(
-    missing_docs,
-    reason = "named and explained as in the field table of crates/run"
-)]
+#[expect(missing_docs, reason = "named and explained as in the field table of crates/run")]
 pub struct DataArgs {
     pub stage: Stage,
     pub dataset: Vec<String>,
@@ -98,11 +95,7 @@ impl DataArgs {
 
     fn labelling(&self) -> Labelling {
         let (train_on_prompt, mask_history) = (self.train_on_prompt, self.mask_history);
-        Labelling {
-            cutoff_len: self.capacity(),
-            train_on_prompt,
-            mask_history,
-        }
+        Labelling { cutoff_len: self.capacity(), train_on_prompt, mask_history }
     }
 
     fn check(&self) -> Result<(), DataError> {
@@ -217,10 +210,7 @@ pub fn load(
         dataset.train = tokenise::all(args, kit, train, &mut report, &mut advance)?;
     }
     for (name, items) in sets {
-        dataset.eval.push((
-            name,
-            tokenise::all(args, kit, items, &mut report, &mut advance)?,
-        ));
+        dataset.eval.push((name, tokenise::all(args, kit, items, &mut report, &mut advance)?));
     }
     dataset.report = report;
     Ok(dataset)
@@ -232,10 +222,7 @@ fn read_all(
     sampler: &mut Sampler,
 ) -> Result<Vec<Vec<Item>>, DataError> {
     let infos = info::read(&args.dataset_dir, names)?;
-    infos
-        .iter()
-        .map(|info| rows::read(args, info, sampler))
-        .collect()
+    infos.iter().map(|info| rows::read(args, info, sampler)).collect()
 }
 
 fn merge(args: &DataArgs, mut datasets: Vec<Vec<Item>>) -> Result<Vec<Item>, DataError> {
@@ -243,16 +230,9 @@ fn merge(args: &DataArgs, mut datasets: Vec<Vec<Item>>) -> Result<Vec<Item>, Dat
         return Ok(datasets.drain(..).flatten().collect());
     }
     let lengths: Vec<usize> = datasets.iter().map(Vec::len).collect();
-    let mixed = order::mix(
-        &lengths,
-        args.mix_strategy,
-        args.interleave_probs.as_deref(),
-        args.seed,
-    )?;
-    Ok(mixed
-        .into_iter()
-        .map(|(dataset, row)| datasets[dataset][row].clone())
-        .collect())
+    let mixed =
+        order::mix(&lengths, args.mix_strategy, args.interleave_probs.as_deref(), args.seed)?;
+    Ok(mixed.into_iter().map(|(dataset, row)| datasets[dataset][row].clone()).collect())
 }
 
 fn hold_out(args: &DataArgs) -> Option<HoldOut> {

@@ -151,15 +151,11 @@ pub fn mix(
         Mix::Concat => (0..lengths.len()).flat_map(all).collect(),
         Mix::InterleaveUnder => {
             let rounds = lengths.iter().copied().min().unwrap_or(0);
-            (0..rounds)
-                .flat_map(|row| (0..lengths.len()).map(move |d| (d, row)))
-                .collect()
+            (0..rounds).flat_map(|row| (0..lengths.len()).map(move |d| (d, row))).collect()
         }
         Mix::InterleaveOver => {
             if lengths.contains(&0) {
-                return Err(DataError::invalid(
-                    "interleave_over: one of the datasets is empty",
-                ));
+                return Err(DataError::invalid("interleave_over: one of the datasets is empty"));
             }
             let rounds = lengths.iter().copied().max().unwrap_or(0);
             (0..rounds)
@@ -168,11 +164,8 @@ pub fn mix(
         }
         Mix::InterleaveOnce => {
             let rounds = lengths.iter().copied().max().unwrap_or(0);
-            let turn = |row| {
-                (0..lengths.len())
-                    .filter(move |d| row < lengths[*d])
-                    .map(move |d| (d, row))
-            };
+            let turn =
+                |row| (0..lengths.len()).filter(move |d| row < lengths[*d]).map(move |d| (d, row));
             (0..rounds).flat_map(turn).collect()
         }
     })
@@ -231,9 +224,7 @@ fn draw(lengths: &[usize], strategy: Mix, p: &[f64], seed: u64) -> Vec<(usize, u
             return order;
         }
         let u = rng.next_f64();
-        let d = cumulative
-            .partition_point(|x| *x <= u)
-            .min(lengths.len() - 1);
+        let d = cumulative.partition_point(|x| *x <= u).min(lengths.len() - 1);
         if strategy == Mix::InterleaveOnce && exhausted[d] {
             continue;
         }

@@ -7,11 +7,8 @@ use super::encode::Row;
 /// Lengths grouped into packs of at most `capacity`: each pack takes the largest that still fits, again and again.
 /// Lengths above `capacity` are left out.
 pub fn greedy_knapsack(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
-    let mut left: Vec<usize> = lengths
-        .iter()
-        .copied()
-        .filter(|length| *length <= capacity)
-        .collect();
+    let mut left: Vec<usize> =
+        lengths.iter().copied().filter(|length| *length <= capacity).collect();
     left.sort_unstable();
     let mut packs = Vec::new();
     while !left.is_empty() {
@@ -47,14 +44,8 @@ pub fn pack(rows: Vec<Row>, capacity: usize, neat: bool) -> (Vec<Row>, u64) {
         by_length.entry(length).or_default().push(row);
     }
     let packs = greedy_knapsack(&lengths, capacity).into_iter().map(|pack| {
-        let mut packed = Row {
-            neat,
-            ..Row::default()
-        };
-        for row in pack
-            .iter()
-            .filter_map(|length| by_length.get_mut(length)?.pop())
-        {
+        let mut packed = Row { neat, ..Row::default() };
+        for row in pack.iter().filter_map(|length| by_length.get_mut(length)?.pop()) {
             packed.segments.push(row.input_ids.len());
             packed.input_ids.extend(row.input_ids);
             packed.labels.extend(row.labels);

@@ -21,11 +21,8 @@ pub fn preview_row(row: &Row, tokenizer: Option<&Tokenizer>) -> Value {
         object.insert("position_ids".to_string(), json!(row.position_ids()));
     }
     if let Some(tokenizer) = tokenizer {
-        let trained: Vec<u32> = labels
-            .iter()
-            .filter(|label| **label != IGNORE)
-            .map(|label| *label as u32)
-            .collect();
+        let trained: Vec<u32> =
+            labels.iter().filter(|label| **label != IGNORE).map(|label| *label as u32).collect();
         object.insert("text".to_string(), json!(tokenizer.decode(&ids)));
         object.insert("label_text".to_string(), json!(tokenizer.decode(&trained)));
     }
@@ -44,22 +41,14 @@ impl Row {
             .iter()
             .enumerate()
             .flat_map(|(i, n)| std::iter::repeat_n(i as u32 + 1, *n));
-        numbered
-            .chain(std::iter::repeat_n(0, self.padding))
-            .collect()
+        numbered.chain(std::iter::repeat_n(0, self.padding)).collect()
     }
 
     /// The position of each token, padding included (0): from 0 in each segment, or in the whole row.
     pub fn position_ids(&self) -> Vec<u32> {
         let whole = [self.input_ids.len()];
-        let segments = if self.segments.is_empty() {
-            &whole
-        } else {
-            self.segments.as_slice()
-        };
+        let segments = if self.segments.is_empty() { &whole } else { self.segments.as_slice() };
         let counted = segments.iter().flat_map(|n| 0..*n as u32);
-        counted
-            .chain(std::iter::repeat_n(0, self.padding))
-            .collect()
+        counted.chain(std::iter::repeat_n(0, self.padding)).collect()
     }
 }

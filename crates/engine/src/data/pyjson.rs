@@ -125,11 +125,7 @@ fn float(x: f64) -> String {
     };
     if (-4..16).contains(&exponent) || x == 0.0 {
         let plain = format!("{x}");
-        return if plain.contains('.') {
-            plain
-        } else {
-            plain + ".0"
-        };
+        return if plain.contains('.') { plain } else { plain + ".0" };
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.abs())
@@ -155,11 +151,7 @@ fn write_repr(value: &Value, out: &mut String) {
 }
 
 fn write_repr_string(text: &str, out: &mut String) {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
     for c in text.chars() {
         match c {
@@ -190,7 +182,7 @@ mod tests {
         });
         check(
             r#"["é\u0001\n\"\\/",null,true,{},[],18446744073709551615,-9]"#,
-            { r#"["é\u0001\n\"\\/", null, true, {}, [], 18446744073709551615, -9]"# },
+            r#"["é\u0001\n\"\\/", null, true, {}, [], 18446744073709551615, -9]"#,
         );
         let value = serde_json::json!({"a": [1, {}], "b": []});
         assert_eq!(

@@ -20,11 +20,7 @@ pub struct BadRow {
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: row {} (line {}): {}",
-            self.file, self.row, self.line, self.reason
-        )
+        write!(f, "{}: row {} (line {}): {}", self.file, self.row, self.line, self.reason)
     }
 }
 
@@ -65,24 +61,15 @@ impl Report {
     /// Sentences for the log, the worst first; empty where everything was used as it is.
     pub fn lines(&self) -> Vec<String> {
         let counted = |n: u64, text: &str| (n > 0).then(|| format!("{n} {text}"));
-        let mut lines: Vec<String> = self
-            .bad_rows
-            .iter()
-            .map(|row| format!("Dropped {row}"))
-            .collect();
+        let mut lines: Vec<String> =
+            self.bad_rows.iter().map(|row| format!("Dropped {row}")).collect();
         lines.extend(counted(
             self.bad,
-            &format!(
-                "of {} rows were dropped because they are invalid",
-                self.rows
-            ),
+            &format!("of {} rows were dropped because they are invalid", self.rows),
         ));
         lines.extend(counted(
             self.truncated,
-            &format!(
-                "rows were cut to cutoff_len ({} tokens)",
-                self.truncated_tokens
-            ),
+            &format!("rows were cut to cutoff_len ({} tokens)", self.truncated_tokens),
         ));
         lines.extend(counted(
             self.dropped_turns,

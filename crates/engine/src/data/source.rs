@@ -57,17 +57,10 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     } else if path.is_file() {
         files.push(path.to_path_buf());
     } else {
-        return Err(DataError::invalid(format!(
-            "File {} not found.",
-            path.display()
-        )));
+        return Err(DataError::invalid(format!("File {} not found.", path.display())));
     }
     let family = |kind: Kind| {
-        if kind == Kind::JsonLines {
-            Kind::Json
-        } else {
-            kind
-        }
+        if kind == Kind::JsonLines { Kind::Json } else { kind }
     };
     let first = kind(&files[0])?;
     for file in &files {
@@ -135,20 +128,12 @@ fn read_csv(path: &Path, reader: impl BufRead, sink: &mut Sink<'_>) -> Result<()
     for (i, record) in table.records().enumerate() {
         let record = record.map_err(broken)?;
         let cell = |(name, cell): (&str, &str)| {
-            let value = if cell.is_empty() {
-                Value::Null
-            } else {
-                Value::from(cell)
-            };
+            let value = if cell.is_empty() { Value::Null } else { Value::from(cell) };
             (name.to_string(), value)
         };
         let value = Value::Object(header.iter().zip(record.iter()).map(cell).collect());
         let line = record.position().map_or(i as u64 + 2, csv::Position::line);
-        if !sink(RawRow {
-            value,
-            row: i as u64 + 1,
-            line,
-        })? {
+        if !sink(RawRow { value, row: i as u64 + 1, line })? {
             break;
         }
     }
@@ -160,11 +145,7 @@ fn read_text(path: &Path, reader: &mut impl BufRead, sink: &mut Sink<'_>) -> Res
     let mut bytes = Vec::new();
     for row in 1.. {
         bytes.clear();
-        if reader
-            .read_until(b'\n', &mut bytes)
-            .map_err(DataError::file(path))?
-            == 0
-        {
+        if reader.read_until(b'\n', &mut bytes).map_err(DataError::file(path))? == 0 {
             break;
         }
         let text = std::str::from_utf8(&bytes).map_err(|_| DataError::Broken {
@@ -175,11 +156,7 @@ fn read_text(path: &Path, reader: &mut impl BufRead, sink: &mut Sink<'_>) -> Res
         let text = text.strip_suffix('\n').unwrap_or(text);
         let text = text.strip_suffix('\r').unwrap_or(text);
         let value = Value::Object(Map::from_iter([("text".to_string(), Value::from(text))]));
-        if !sink(RawRow {
-            value,
-            row,
-            line: row,
-        })? {
+        if !sink(RawRow { value, row, line: row })? {
             break;
         }
     }

@@ -45,10 +45,7 @@ pub struct Message {
 impl Message {
     /// A message.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self {
-            role,
-            content: content.into(),
-        }
+        Self { role, content: content.into() }
     }
 }
 
@@ -285,14 +282,9 @@ impl Template {
     fn from_entry(name: &str, entry: Entry) -> Self {
         let content = || Slot::Text("{{content}}".to_string());
         let user = entry.user.unwrap_or_else(|| vec![content()]);
-        let assistant = entry
-            .assistant
-            .unwrap_or_else(|| answer_slots(entry.efficient_eos));
-        let format = entry
-            .tools
-            .as_deref()
-            .and_then(ToolFormat::named)
-            .unwrap_or(ToolFormat::Default);
+        let assistant = entry.assistant.unwrap_or_else(|| answer_slots(entry.efficient_eos));
+        let format =
+            entry.tools.as_deref().and_then(ToolFormat::named).unwrap_or(ToolFormat::Default);
         let words = |given: Option<[String; 2]>, open: &str, close: &str| {
             given.unwrap_or_else(|| [open.to_string(), close.to_string()])
         };
@@ -307,9 +299,7 @@ impl Template {
             user,
             assistant,
             call_format: format,
-            tool_text: entry
-                .tools_wrap
-                .map_or(ToolText::Format(format), ToolText::Between),
+            tool_text: entry.tools_wrap.map_or(ToolText::Format(format), ToolText::Between),
             default_system: entry.default_system,
             stop_words: entry.stop_words,
             thought_words: words(entry.thought_words, "<think>\n", "\n</think>\n\n"),
@@ -361,9 +351,5 @@ impl Template {
 /// The slots of an answer or a call where a template does not say.
 fn answer_slots(efficient_eos: bool) -> Vec<Slot> {
     let content = Slot::Text("{{content}}".to_string());
-    if efficient_eos {
-        vec![content]
-    } else {
-        vec![content, Slot::Eos]
-    }
+    if efficient_eos { vec![content] } else { vec![content, Slot::Eos] }
 }

@@ -42,9 +42,7 @@ impl Tokenizer {
     /// When `config` is not an object or a special token cannot be added.
     pub fn from_parts(inner: tokenizers::Tokenizer, config: Value) -> Result<Self, DataError> {
         let Value::Object(config) = config else {
-            return Err(DataError::invalid(
-                "tokenizer_config.json: must hold a JSON object",
-            ));
+            return Err(DataError::invalid("tokenizer_config.json: must hold a JSON object"));
         };
         folder::assemble(inner, config, Map::new())
     }
@@ -70,15 +68,8 @@ impl Tokenizer {
 
     /// How many ids the vocabulary needs: one more than the largest, added tokens included.
     pub fn vocab_size(&self) -> usize {
-        let added = self
-            .inner
-            .get_added_vocabulary()
-            .get_added_tokens_decoder()
-            .keys()
-            .max();
-        self.inner
-            .get_vocab_size(true)
-            .max(added.map_or(0, |id| *id as usize + 1))
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder().keys().max();
+        self.inner.get_vocab_size(true).max(added.map_or(0, |id| *id as usize + 1))
     }
 
     /// The name of the beginning-of-text token.
@@ -118,11 +109,8 @@ impl Tokenizer {
 
     /// The ids that end a generated answer: eos and the stop words of the template.
     pub fn stop_ids(&self, stop_words: &[String]) -> Vec<u32> {
-        let mut ids: Vec<u32> = self
-            .eos_id()
-            .into_iter()
-            .chain(stop_words.iter().filter_map(|w| self.id(w)))
-            .collect();
+        let mut ids: Vec<u32> =
+            self.eos_id().into_iter().chain(stop_words.iter().filter_map(|w| self.id(w))).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -131,12 +119,8 @@ impl Tokenizer {
     /// Whether pretraining texts begin with the bos token.
     pub fn adds_bos(&self) -> bool {
         // These classes add it where the config does not say.
-        const ADDING: [&str; 4] = [
-            "LlamaTokenizer",
-            "LlamaTokenizerFast",
-            "GemmaTokenizer",
-            "GemmaTokenizerFast",
-        ];
+        const ADDING: [&str; 4] =
+            ["LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast"];
         match self.config.get("add_bos_token") {
             Some(Value::Bool(adds)) => *adds,
             _ => self
@@ -219,10 +203,7 @@ impl Tokenizer {
             .collect();
         if !new.is_empty() {
             self.inner.add_tokens(new).map_err(|e| {
-                DataError::invalid(format!(
-                    "tokenizer: {} cannot be added: {e}",
-                    tokens.join(", ")
-                ))
+                DataError::invalid(format!("tokenizer: {} cannot be added: {e}", tokens.join(", ")))
             })?;
         }
         Ok(self.vocab_size() - before)
@@ -230,10 +211,7 @@ impl Tokenizer {
 
     /// What the tokenizer puts before an empty text, as text.
     pub(super) fn default_prefix(&self) -> Result<String, String> {
-        let encoding = self
-            .inner
-            .encode_fast("", true)
-            .map_err(|e| e.to_string())?;
+        let encoding = self.inner.encode_fast("", true).map_err(|e| e.to_string())?;
         Ok(self.decode(encoding.get_ids()))
     }
 
@@ -252,9 +230,7 @@ impl Tokenizer {
     }
 
     fn id_of(&self, token: &Option<String>) -> Option<u32> {
-        token
-            .as_deref()
-            .and_then(|token| self.inner.token_to_id(token))
+        token.as_deref().and_then(|token| self.inner.token_to_id(token))
     }
 }
 

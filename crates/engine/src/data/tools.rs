@@ -32,11 +32,7 @@ impl RunDate {
             (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let march_month = (5 * day_of_year + 2) / 153;
-        let month = if march_month < 10 {
-            march_month + 3
-        } else {
-            march_month - 9
-        };
+        let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
         let year = year_of_era + era * 400 + i64::from(month <= 2);
         Self {
             year: year as i32,
@@ -66,10 +62,7 @@ impl RunDate {
             "November",
             "December",
         ];
-        MONTHS
-            .get(usize::from(self.month.wrapping_sub(1)))
-            .copied()
-            .unwrap_or("January")
+        MONTHS.get(usize::from(self.month.wrapping_sub(1))).copied().unwrap_or("January")
     }
 }
 
@@ -95,6 +88,9 @@ pub enum ToolFormat {
     SeedOss,
 }
 
+/// Writes one tool.
+type Writer<'a> = dyn Fn(&Map<String, Value>) -> Result<String, String> + 'a;
+
 /// Names as `tool_format` has them.
 const NAMES: [(&str, ToolFormat); 13] = [
     ("default", ToolFormat::Default),
@@ -115,10 +111,7 @@ const NAMES: [(&str, ToolFormat); 13] = [
 impl ToolFormat {
     /// The format of this name.
     pub fn named(name: &str) -> Option<Self> {
-        NAMES
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, format)| *format)
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, format)| *format)
     }
 
     /// All names, in alphabetical order.
@@ -141,10 +134,7 @@ impl ToolFormat {
         }
         let tools = tools
             .iter()
-            .map(|tool| {
-                tool.as_object()
-                    .ok_or("every tool must be a JSON object".to_string())
-            })
+            .map(|tool| tool.as_object().ok_or("every tool must be a JSON object".to_string()))
             .collect::<Result<Vec<_>, _>>()?;
         self.describe_objects(&tools, date)
     }
@@ -154,11 +144,8 @@ impl ToolFormat {
         tools: &[&Map<String, Value>],
         date: Option<RunDate>,
     ) -> Result<String, String> {
-        let lines = |write: &dyn Fn(&Map<String, Value>) -> Result<String, String>| {
-            tools
-                .iter()
-                .map(|tool| write(tool))
-                .collect::<Result<String, _>>()
+        let lines = |write: &Writer<'_>| {
+            tools.iter().map(|tool| write(tool)).collect::<Result<String, _>>()
         };
         let bare =
             |tool: &Map<String, Value>| unwrapped(tool).map(|t| dumps(&Value::Object(t.clone())));
@@ -170,23 +157,14 @@ impl ToolFormat {
                 let block = |tool: &Map<String, Value>| {
                     let tool = unwrapped(tool)?;
                     let body = dumps_indented(&Value::Object(tool.clone()));
-                    Ok(format!(
-                        "\n\n## {}\n\n{body}{}",
-                        name_of(tool)?,
-                        prompts::GLM4_AFTER_TOOL
-                    ))
+                    Ok(format!("\n\n## {}\n\n{body}{}", name_of(tool)?, prompts::GLM4_AFTER_TOOL))
                 };
                 format!("{}{}", prompts::GLM4, lines(&block)?)
             }
             Self::Glm4Moe => fill(prompts::GLM4_MOE, &lines(&whole)?),
             Self::Lfm2 => {
-                let list = tools
-                    .iter()
-                    .map(|t| unwrapped(t).map(|t| Value::Object(t.clone())));
-                fill(
-                    prompts::LFM2,
-                    &dumps(&Value::Array(list.collect::<Result<_, _>>()?)),
-                )
+                let list = tools.iter().map(|t| unwrapped(t).map(|t| Value::Object(t.clone())));
+                fill(prompts::LFM2, &dumps(&Value::Array(list.collect::<Result<_, _>>()?)))
             }
             Self::Ling => fill(prompts::LING, &lines(&whole)?),
             Self::Llama3 => {
@@ -196,10 +174,7 @@ impl ToolFormat {
                 let block = |tool: &Map<String, Value>| {
                     Ok(format!("{}\n\n", dumps_indented(&wrapped(tool))))
                 };
-                fill(
-                    &prompts::LLAMA3.replacen("{date}", &day, 1),
-                    &lines(&block)?,
-                )
+                fill(&prompts::LLAMA3.replacen("{date}", &day, 1), &lines(&block)?)
             }
             Self::Minimax1 => fill(prompts::MINIMAX1, &lines(&|tool| Ok(bare(tool)? + "\n"))?),
             Self::Minimax2 => fill(
@@ -211,17 +186,12 @@ impl ToolFormat {
                 format!("[AVAILABLE_TOOLS] {}[/AVAILABLE_TOOLS]", dumps(&list))
             }
             Self::Qwen => fill(prompts::QWEN, &lines(&whole)?),
-            Self::Qwen35 => fill(
-                prompts::QWEN35,
-                &lines(&|tool| Ok(format!("\n{}", bare(tool)?)))?,
-            ),
+            Self::Qwen35 => {
+                fill(prompts::QWEN35, &lines(&|tool| Ok(format!("\n{}", bare(tool)?)))?)
+            }
             Self::SeedOss => {
-                let list = Value::Array(
-                    tools
-                        .iter()
-                        .map(|tool| Value::Object((*tool).clone()))
-                        .collect(),
-                );
+                let list =
+                    Value::Array(tools.iter().map(|tool| Value::Object((*tool).clone())).collect());
                 fill(prompts::SEED_OSS, &format!("\n{}", dumps(&list)))
             }
         })
@@ -287,9 +257,7 @@ fn unwrapped(tool: &Map<String, Value>) -> Result<&Map<String, Value>, String> {
 }
 
 fn name_of(tool: &Map<String, Value>) -> Result<String, String> {
-    tool.get("name")
-        .map(to_str)
-        .ok_or("a tool has no `name`".to_string())
+    tool.get("name").map(to_str).ok_or("a tool has no `name`".to_string())
 }
 
 /// The ReAct-style list of names, descriptions and arguments.
@@ -299,9 +267,8 @@ fn describe_default(tools: &[&Map<String, Value>]) -> Result<String, String> {
     for tool in tools {
         let tool = unwrapped(tool)?;
         let name = name_of(tool)?;
-        let parameters = tool
-            .get("parameters")
-            .ok_or(format!("tool `{name}` has no `parameters`"))?;
+        let parameters =
+            tool.get("parameters").ok_or(format!("tool `{name}` has no `parameters`"))?;
         let properties = parameters.get("properties").and_then(Value::as_object);
         let properties =
             properties.ok_or(format!("tool `{name}` has no `parameters.properties`"))?;
@@ -314,10 +281,7 @@ fn describe_default(tools: &[&Map<String, Value>]) -> Result<String, String> {
         text.push('\n');
         names.push(name);
     }
-    Ok(fill(
-        &prompts::DEFAULT.replacen("{names}", &names.join(", "), 1),
-        &text,
-    ))
+    Ok(fill(&prompts::DEFAULT.replacen("{names}", &names.join(", "), 1), &text))
 }
 
 fn describe_argument(
@@ -340,9 +304,7 @@ fn describe_argument(
             format!(", should be one of [{}]", values.join(", "))
         }
         Some(_) => {
-            return Err(format!(
-                "the `enum` of argument `{name}` is not a list of strings"
-            ));
+            return Err(format!("the `enum` of argument `{name}` is not a list of strings"));
         }
     };
     let items = match schema.get("items").filter(|v| truthy(v)) {

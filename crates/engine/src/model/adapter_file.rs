@@ -45,15 +45,9 @@ pub fn read_adapter(dir: &Path, config: &ModelConfig) -> Result<AdapterFile> {
     let path = dir.join(CONFIG);
     let fields = read_json(&path)?;
     let Value::Object(fields) = fields else {
-        return Err(Error::input(
-            path.display().to_string(),
-            "expected a JSON object",
-        ));
+        return Err(Error::input(path.display().to_string(), "expected a JSON object"));
     };
-    let reader = Fields {
-        source: path.display().to_string(),
-        fields: &fields,
-    };
+    let reader = Fields { source: path.display().to_string(), fields: &fields };
     reader.refuse_unsupported()?;
     let modules = linear_modules(config);
     let paths: Vec<&str> = modules.iter().map(|module| module.path.as_str()).collect();
@@ -67,16 +61,9 @@ pub fn read_adapter(dir: &Path, config: &ModelConfig) -> Result<AdapterFile> {
         targets: targets::names(&paths, &matched)
             .map_err(|why| reader.error("target_modules", why))?,
     };
-    let base_model = fields
-        .get("base_model_name_or_path")
-        .and_then(Value::as_str)
-        .unwrap_or("");
+    let base_model = fields.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("");
     let weights = read_weights(dir, &modules, &matched, lora.rank)?;
-    Ok(AdapterFile {
-        lora,
-        base_model: base_model.to_owned(),
-        weights,
-    })
+    Ok(AdapterFile { lora, base_model: base_model.to_owned(), weights })
 }
 
 /// Writes an adapter into `dir`, which must exist. `tensors` are its matrices by PEFT's names;
@@ -102,17 +89,9 @@ pub fn save_adapter(
 /// adapter_config.json with every field that PEFT writes.
 fn adapter_config(lora: &LoraConfig, base_model: &str) -> Value {
     let whole = lora.alpha.fract() == 0.0 && lora.alpha.abs() < 1e15;
-    let alpha = if whole {
-        json!(lora.alpha as i64)
-    } else {
-        json!(lora.alpha)
-    };
+    let alpha = if whole { json!(lora.alpha as i64) } else { json!(lora.alpha) };
     // The shortest decimal of the f32: 0.1 rather than 0.10000000149.
-    let dropout: f64 = lora
-        .dropout
-        .to_string()
-        .parse()
-        .unwrap_or(f64::from(lora.dropout));
+    let dropout: f64 = lora.dropout.to_string().parse().unwrap_or(f64::from(lora.dropout));
     json!({
         "alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null,
         "auto_mapping": null, "base_model_name_or_path": base_model, "bias": "none",
@@ -141,18 +120,11 @@ fn linear_modules(config: &ModelConfig) -> Vec<Module> {
     let module = |spec: super::params::ParamSpec| match (spec.kind, spec.shape.as_slice()) {
         (ParamKind::Matrix, &[outputs, inputs]) => {
             let path = spec.name.strip_suffix(".weight")?.to_owned();
-            Some(Module {
-                path,
-                outputs,
-                inputs,
-            })
+            Some(Module { path, outputs, inputs })
         }
         _ => None,
     };
-    expected_params(config)
-        .into_iter()
-        .filter_map(module)
-        .collect()
+    expected_params(config).into_iter().filter_map(module).collect()
 }
 
 fn read_weights(dir: &Path, modules: &[Module], matched: &[bool], rank: usize) -> Result<Weights> {
@@ -160,10 +132,7 @@ fn read_weights(dir: &Path, modules: &[Module], matched: &[bool], rank: usize) -
     if !path.exists() && dir.join("adapter_model.bin").exists() {
         let why = "a pickle (PyTorch) file, which is never read here; save the adapter again with \
                    safetensors";
-        return Err(Error::input(
-            dir.join("adapter_model.bin").display().to_string(),
-            why,
-        ));
+        return Err(Error::input(dir.join("adapter_model.bin").display().to_string(), why));
     }
     let bad = |why: String| Error::input(path.display().to_string(), why);
     let mut found = read_safetensors(&path, Dtype::F32)?;
@@ -173,9 +142,7 @@ fn read_weights(dir: &Path, modules: &[Module], matched: &[bool], rank: usize) -
         for (which, shape) in shapes {
             let name = format!("base_model.model.{}.lora_{which}.weight", module.path);
             let Some(tensor) = found.swap_remove(&name) else {
-                return Err(bad(format!(
-                    "tensor {name} is missing, but {CONFIG} names its layer"
-                )));
+                return Err(bad(format!("tensor {name} is missing, but {CONFIG} names its layer")));
             };
             if tensor.shape != shape {
                 return Err(bad(format!(
@@ -218,9 +185,7 @@ impl Fields<'_> {
 
     fn number(&self, name: &str, default: f64) -> Result<f64> {
         let value = self.fields.get(name).filter(|value| !value.is_null());
-        let number = value
-            .map_or(Some(default), Value::as_f64)
-            .filter(|x| *x >= 0.0);
+        let number = value.map_or(Some(default), Value::as_f64).filter(|x| *x >= 0.0);
         number.ok_or_else(|| self.error(name, "expected a number, 0 or more"))
     }
 

@@ -169,29 +169,15 @@ impl Block {
         want_dx: bool,
     ) -> Result<Option<Tensor>> {
         let p = pass.params;
-        let Saved {
-            x_td,
-            rstd_in,
-            qk_raw,
-            q,
-            k,
-            v,
-            attention,
-            attn_raw,
-            x2_td,
-            rstd_mlp,
-            ..
-        } = saved;
+        let Saved { x_td, rstd_in, qk_raw, q, k, v, attention, attn_raw, x2_td, rstd_mlp, .. } =
+            saved;
         // MLP branch.
         let d_branch = self.post_norm_backward(p, grads, 1, &dy_td, saved.mlp_raw.as_ref())?;
         let d_branch = d_branch.as_ref().unwrap_or(&dy_td);
         let da_ti = {
             let a_ti = self.gate.forward(&saved.gate_ti, &saved.up_ti)?;
             let down = &saved.down_lora;
-            required(
-                self.down
-                    .backward(p, grads, &a_ti, down, d_branch, None, true, pass.mode)?,
-            )?
+            required(self.down.backward(p, grads, &a_ti, down, d_branch, None, true, pass.mode)?)?
         };
         let (dgate, dup) = self.gate.backward(saved.gate_ti, saved.up_ti, &da_ti)?;
         drop(da_ti);
@@ -204,19 +190,10 @@ impl Block {
         let d_branch = self.post_norm_backward(p, grads, 0, &dx2, attn_raw.as_ref())?;
         let d_branch = d_branch.as_ref().unwrap_or(&dx2);
         let o_in = &attention.o_thk;
-        let d_o = self.o.backward(
-            p,
-            grads,
-            o_in,
-            &saved.o_lora,
-            d_branch,
-            None,
-            true,
-            pass.mode,
-        )?;
+        let d_o =
+            self.o.backward(p, grads, o_in, &saved.o_lora, d_branch, None, true, pass.mode)?;
         let (dq, dk, dv) =
-            self.attention
-                .backward(&required(d_o)?, &q, &k, &v, &attention, pass.offsets)?;
+            self.attention.backward(&required(d_o)?, &q, &k, &v, &attention, pass.offsets)?;
         drop((q, k, v, attention));
         let angles = &pass.angles[self.rope];
         let dq = angles.apply(dq, self.attention.head_dim, Direction::Backward)?;
@@ -237,9 +214,7 @@ impl Block {
     /// # Errors
     /// When shapes do not fit.
     pub fn queries(&self, pass: Pass<'_>, x_td: &Tensor) -> Result<(Tensor, KeysValues)> {
-        let (h, _) = self
-            .norm
-            .forward(x_td, pass.params.value(self.input_norm))?;
+        let (h, _) = self.norm.forward(x_td, pass.params.value(self.input_norm))?;
         let (q, k, v, _) = self.project(pass, &h)?;
         let (q, k, _) = self.norm_qk(pass.params, q, k)?;
         let angles = &pass.angles[self.rope];
@@ -258,9 +233,7 @@ impl Block {
         let x2 = add(self.post_norm(p, 0, branch)?.0, x_td)?;
         let (h, _) = self.norm.forward(&x2, p.value(self.mlp_norm))?;
         let (gate, up, _) = self.gate_up(pass, &h)?;
-        let (branch, _) = self
-            .down
-            .forward(p, &self.gate.forward(&gate, &up)?, pass.mode)?;
+        let (branch, _) = self.down.forward(p, &self.gate.forward(&gate, &up)?, pass.mode)?;
         add(self.post_norm(p, 1, branch)?.0, &x2)
     }
 
@@ -297,12 +270,7 @@ impl Block {
                 let (y, saved) = qkv.forward(pass.params, h, pass.mode)?;
                 let q_width = self.attention.heads * self.attention.head_dim;
                 let part = |from, width| columns(&y, from, width);
-                Ok((
-                    part(0, q_width)?,
-                    part(q_width, kv)?,
-                    part(q_width + kv, kv)?,
-                    vec![saved],
-                ))
+                Ok((part(0, q_width)?, part(q_width, kv)?, part(q_width + kv, kv)?, vec![saved]))
             }
         }
     }
@@ -429,15 +397,7 @@ impl Block {
             return Ok(None);
         };
         let zero = dy.zeros_like()?;
-        Ok(Some(self.norm_backward(
-            p,
-            grads,
-            norms[which],
-            zero,
-            dy,
-            x,
-            rstd,
-        )?))
+        Ok(Some(self.norm_backward(p, grads, norms[which], zero, dy, x, rstd)?))
     }
 
     #[expect(clippy::too_many_arguments, reason = "one norm's operands")]

@@ -217,11 +217,7 @@ impl ModelConfig {
     /// and the factor on its cos and sin.
     #[must_use]
     pub fn rope_inv_freq(&self, layer: usize) -> (Vec<f32>, f32) {
-        super::rope_freq::inv_freq(
-            self.rope_of(layer),
-            self.head_dim,
-            self.max_position_embeddings,
-        )
+        super::rope_freq::inv_freq(self.rope_of(layer), self.head_dim, self.max_position_embeddings)
     }
 }
 
@@ -246,18 +242,13 @@ pub fn check_vocab(config: &ModelConfig, tokenizer_len: usize, source: &str) -> 
 
 /// Reads a JSON file of bounded size; errors name the file and the place.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let len = std::fs::metadata(path)
-        .map_err(|e| Error::io("read", path, e))?
-        .len();
+    let len = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
     if len > MAX_JSON {
         let why = format!("{len} bytes is too large for a JSON file of a model");
         return Err(Error::input(path.display().to_string(), why));
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     serde_json::from_slice(&bytes).map_err(|e| {
-        Error::input(
-            path.display().to_string(),
-            format!("not valid JSON: {}", super::brief(e)),
-        )
+        Error::input(path.display().to_string(), format!("not valid JSON: {}", super::brief(e)))
     })
 }

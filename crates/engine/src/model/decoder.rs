@@ -113,19 +113,8 @@ impl Decoder {
         let blocks = (0..config.num_hidden_layers)
             .map(|l| block(&config, &params, norm, l))
             .collect::<Result<_>>()?;
-        let head = Head {
-            softcap: config.final_logit_softcapping,
-        };
-        Ok(Self {
-            config,
-            params,
-            blocks,
-            embed,
-            final_norm,
-            lm_head,
-            norm,
-            head,
-        })
+        let head = Head { softcap: config.final_logit_softcapping };
+        Ok(Self { config, params, blocks, embed, final_norm, lm_head, norm, head })
     }
 
     /// The embedding's, the final norm's and the head's parameters (head = embedding when tied).
@@ -226,10 +215,7 @@ impl Decoder {
     /// # Errors
     /// When the shapes do not fit.
     pub fn final_hidden(&self, x_td: &Tensor) -> Result<Tensor> {
-        Ok(self
-            .norm
-            .forward(x_td, self.params.value(self.final_norm))?
-            .0)
+        Ok(self.norm.forward(x_td, self.params.value(self.final_norm))?.0)
     }
 
     /// Rotary tables for tokens at `positions`: full attention's, then the sliding window's where
@@ -242,21 +228,13 @@ impl Decoder {
             let (inv_freq, scaling) = inv_freq_at(rope, c.head_dim, c.max_position_embeddings, len);
             Angles::new(&inv_freq, scaling, positions)
         };
-        std::iter::once(&c.rope)
-            .chain(c.rope_local.as_ref())
-            .map(table)
-            .collect()
+        std::iter::once(&c.rope).chain(c.rope_local.as_ref()).map(table).collect()
     }
 
     /// What surrounds the layers in one pass over `batch`.
     #[must_use]
     pub fn pass<'a>(&'a self, batch: &'a Batch, angles: &'a [Angles], mode: Mode) -> Pass<'a> {
-        Pass {
-            params: &self.params,
-            offsets: &batch.offsets,
-            angles,
-            mode,
-        }
+        Pass { params: &self.params, offsets: &batch.offsets, angles, mode }
     }
 
     fn up(
@@ -298,9 +276,7 @@ impl Decoder {
             Some((dw, into)) => WeightGrad::To(dw, into),
             None => WeightGrad::None,
         };
-        let (loss, dh) = self
-            .head
-            .loss_and_grad(&h_nd, w_vd, &batch.targets, scale, to)?;
+        let (loss, dh) = self.head.loss_and_grad(&h_nd, w_vd, &batch.targets, scale, to)?;
         let dw = grads.summed(self.final_norm, w_norm)?;
         let zero = x_nd.zeros_like()?;
         let dx_nd = self.norm.backward(zero, dw, &dh, &x_nd, w_norm, &rstd)?;
@@ -320,10 +296,7 @@ impl Decoder {
             rest.split('.').next()?.parse::<usize>().ok()
         };
         let trained = self.params.iter().filter(|(_, p)| p.trainable);
-        trained
-            .filter_map(|(_, p)| in_layer(&p.name))
-            .min()
-            .unwrap_or(self.blocks.len())
+        trained.filter_map(|(_, p)| in_layer(&p.name)).min().unwrap_or(self.blocks.len())
     }
 
     fn embedding_scale(&self) -> f32 {
@@ -345,11 +318,7 @@ fn block(config: &ModelConfig, params: &Params, norm: RmsNorm, layer: usize) -> 
     let find = |name: &str| params.find(&format!("{at}.{name}.weight"));
     let linear = |name: &str| {
         let bias = params.find(&format!("{at}.{name}.bias")).ok();
-        Ok::<_, Error>(Linear {
-            weight: find(name)?,
-            bias,
-            lora: None,
-        })
+        Ok::<_, Error>(Linear { weight: find(name)?, bias, lora: None })
     };
     let gate = match config.activation {
         Activation::Silu => Gate::Silu,
@@ -367,20 +336,14 @@ fn block(config: &ModelConfig, params: &Params, norm: RmsNorm, layer: usize) -> 
     } else {
         let attn = |name| linear(&format!("self_attn.{name}"));
         let qkv = Qkv::Split([attn("q_proj")?, attn("k_proj")?, attn("v_proj")?]);
-        (
-            qkv,
-            GateUp::Split([linear("mlp.gate_proj")?, linear("mlp.up_proj")?]),
-        )
+        (qkv, GateUp::Split([linear("mlp.gate_proj")?, linear("mlp.up_proj")?]))
     };
     let mlp_norm = match config.post_norms {
         true => find("pre_feedforward_layernorm")?,
         false => find("post_attention_layernorm")?,
     };
     let post_norms = match config.post_norms {
-        true => Some([
-            find("post_attention_layernorm")?,
-            find("post_feedforward_layernorm")?,
-        ]),
+        true => Some([find("post_attention_layernorm")?, find("post_feedforward_layernorm")?]),
         false => None,
     };
     let qk_norms = match config.qk_norm {

@@ -41,11 +41,7 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         let content = scan::read(path, &mut file)?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            content,
-        })
+        Ok(Self { path: path.to_owned(), file, content })
     }
 
     /// The file's path.
@@ -68,28 +64,16 @@ impl Gguf {
     /// When a tensor is missing, of another shape than `config` says, or cannot be read.
     pub fn read(&self, config: &ModelConfig, dtype: Dtype) -> Result<Loaded> {
         let specs = expected_params(config);
-        let places = specs
-            .iter()
-            .map(|spec| self.place(config, spec))
-            .collect::<Result<Vec<_>>>()?;
+        let places =
+            specs.iter().map(|spec| self.place(config, spec)).collect::<Result<Vec<_>>>()?;
         let read = |(spec, place): (&ParamSpec, &Place)| {
             let data = dequant::tensor(&self.file, place, dtype).map_err(|e| match e {
                 dequant::Failure::Io(e) => Error::io("read", &self.path, e),
                 dequant::Failure::Candle(e) => self.error(format!("tensor {}: {e}", place.name)),
             })?;
-            Ok((
-                spec.name.clone(),
-                WeightData {
-                    shape: spec.shape.clone(),
-                    data,
-                },
-            ))
+            Ok((spec.name.clone(), WeightData { shape: spec.shape.clone(), data }))
         };
-        let read: Vec<_> = specs
-            .par_iter()
-            .zip(&places)
-            .map(read)
-            .collect::<Result<_>>()?;
+        let read: Vec<_> = specs.par_iter().zip(&places).map(read).collect::<Result<_>>()?;
         let used: std::collections::BTreeSet<_> =
             places.iter().map(|place| place.name.as_str()).collect();
         let mut unused: Vec<_> = self
@@ -100,18 +84,12 @@ impl Gguf {
             .cloned()
             .collect();
         unused.sort();
-        Ok(Loaded {
-            weights: read.into_iter().collect(),
-            unused,
-        })
+        Ok(Loaded { weights: read.into_iter().collect(), unused })
     }
 
     /// The metadata, with typed access.
     pub(crate) fn meta(&self) -> Meta<'_> {
-        Meta {
-            source: &self.path,
-            map: &self.content.metadata,
-        }
+        Meta { source: &self.path, map: &self.content.metadata }
     }
 
     fn error(&self, why: impl Into<String>) -> Error {
@@ -156,11 +134,7 @@ impl Gguf {
         if order != RowOrder::Same && spec.shape.len() == 1 && info.ggml_dtype.block_size() > 1 {
             return Err(self.error(format!("tensor {name}: a quantised bias")));
         }
-        let shift = if config.norm_plus_one && names::is_norm(&spec.name) {
-            -1.0
-        } else {
-            0.0
-        };
+        let shift = if config.norm_plus_one && names::is_norm(&spec.name) { -1.0 } else { 0.0 };
         Ok(self.place_of(name, info, order, shift))
     }
 
@@ -173,15 +147,7 @@ impl Gguf {
         };
         let rows = info.shape.elem_count() / cols.max(1);
         let offset = self.content.tensor_data_offset + info.offset;
-        Place {
-            name,
-            offset,
-            dtype: info.ggml_dtype,
-            rows,
-            cols,
-            order,
-            shift,
-        }
+        Place { name, offset, dtype: info.ggml_dtype, rows, cols, order, shift }
     }
 }
 

@@ -37,29 +37,17 @@ pub fn tokenizer(gguf: &Gguf) -> Result<(Tokenizer, Value)> {
     let tokens =
         tokens.ok_or_else(|| meta.error("tokenizer.ggml.tokens", "missing: no tokenizer"))?;
     let types = meta.list("tokenizer.ggml.token_type", "whole numbers", whole)?;
-    if types
-        .as_ref()
-        .is_some_and(|types| types.len() != tokens.len())
-    {
-        return Err(meta.error(
-            "tokenizer.ggml.token_type",
-            "as many elements as tokens expected",
-        ));
+    if types.as_ref().is_some_and(|types| types.len() != tokens.len()) {
+        return Err(meta.error("tokenizer.ggml.token_type", "as many elements as tokens expected"));
     }
-    let vocab = Vocab {
-        ids: ids(meta, &tokens, types.as_deref())?,
-        tokens,
-        types,
-    };
+    let vocab = Vocab { ids: ids(meta, &tokens, types.as_deref())?, tokens, types };
     let special = |name: &str| -> Result<Option<&str>> {
         let key = format!("tokenizer.ggml.{name}_token_id");
         let Some(id) = meta.int(&key)? else {
             return Ok(None);
         };
         let token = usize::try_from(id).ok().and_then(|id| vocab.tokens.get(id));
-        token
-            .map(|token| Some(token.as_str()))
-            .ok_or_else(|| meta.error(&key, "is no token's id"))
+        token.map(|token| Some(token.as_str())).ok_or_else(|| meta.error(&key, "is no token's id"))
     };
     let names = Specials {
         bos: special("bos")?,
@@ -71,18 +59,13 @@ pub fn tokenizer(gguf: &Gguf) -> Result<(Tokenizer, Value)> {
         Some("gpt2") => byte_level(meta, &vocab, &names)?,
         Some("llama") => spm::model(meta, &vocab, &names)?,
         other => {
-            let why = format!(
-                "{} is not supported; known are gpt2, llama",
-                brief(other.unwrap_or("?"))
-            );
+            let why =
+                format!("{} is not supported; known are gpt2, llama", brief(other.unwrap_or("?")));
             return Err(meta.error(kind, why));
         }
     };
     let wrong = |e: tokenizers::Error| {
-        Error::input(
-            gguf.path().display().to_string(),
-            format!("tokenizer: {}", brief(e)),
-        )
+        Error::input(gguf.path().display().to_string(), format!("tokenizer: {}", brief(e)))
     };
     let mut tokenizer = Tokenizer::new(model);
     pipeline.apply(&mut tokenizer).map_err(wrong)?;
@@ -103,11 +86,7 @@ struct Vocab {
 
 impl Vocab {
     fn kind(&self, id: usize) -> u64 {
-        self.types
-            .as_ref()
-            .and_then(|types| types.get(id))
-            .copied()
-            .unwrap_or(1)
+        self.types.as_ref().and_then(|types| types.get(id)).copied().unwrap_or(1)
     }
 
     /// Tokens that are found in a text as they stand, before it is split.
@@ -185,9 +164,7 @@ fn byte_level(meta: Metadata, vocab: &Vocab, names: &Specials) -> Result<(ModelW
         let (left, right) = value.to_string().ok()?.split_once(' ')?;
         Some((left.to_owned(), right.to_owned()))
     };
-    let merges = meta
-        .list(key, "pairs", pair)?
-        .ok_or_else(|| meta.error(key, "missing"))?;
+    let merges = meta.list(key, "pairs", pair)?.ok_or_else(|| meta.error(key, "missing"))?;
     let pipeline = pipeline::byte_level(meta, names)?;
     let bpe = BPE::builder()
         .vocab_and_merges(vocab.ids.clone(), merges)

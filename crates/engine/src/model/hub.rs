@@ -65,10 +65,7 @@ pub fn resolve_model(
     let hf = cache_dir.unwrap_or(&env.hf_cache);
     if is_hub_name(name) {
         let mut found = None;
-        for place in hf_snapshot(hf, name, revision)
-            .into_iter()
-            .chain(ms_folders(env, name))
-        {
+        for place in hf_snapshot(hf, name, revision).into_iter().chain(ms_folders(env, name)) {
             if place.is_dir() {
                 found = Some(folder(&place));
                 if let Some(Ok(location)) = found {
@@ -129,9 +126,7 @@ fn is_hub_name(name: &str) -> bool {
             && part.len() <= 96
             && !part.starts_with(['.', '-'])
             && !part.contains("..")
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     name.split('/').count() <= 2 && name.split('/').all(part)
 }
@@ -155,16 +150,8 @@ fn hf_snapshot(cache: &Path, name: &str, revision: &str) -> Option<PathBuf> {
 fn ms_folders(env: &HubEnv, name: &str) -> Vec<PathBuf> {
     let escaped = name.replace('.', "___");
     let base = &env.ms_cache;
-    let roots = [
-        base.join("models"),
-        base.clone(),
-        base.join("hub/models"),
-        base.join("hub"),
-    ];
-    roots
-        .iter()
-        .flat_map(|root| [root.join(&escaped), root.join(name)])
-        .collect()
+    let roots = [base.join("models"), base.clone(), base.join("hub/models"), base.join("hub")];
+    roots.iter().flat_map(|root| [root.join(&escaped), root.join(name)]).collect()
 }
 
 #[cfg(test)]
@@ -182,24 +169,12 @@ mod tests {
             fs::create_dir_all(at(path).parent().unwrap()).unwrap();
             fs::write(at(path), text).unwrap();
         };
-        let env = HubEnv {
-            hf_cache: at("hf"),
-            ms_cache: at("ms"),
-        };
+        let env = HubEnv { hf_cache: at("hf"), ms_cache: at("ms") };
         let commit = "0123456789abcdef0123456789abcdef01234567";
-        put(
-            &format!("hf/models--Qwen--Qwen2-0.5B/snapshots/{commit}/config.json"),
-            "{}",
-        );
-        put(
-            "hf/models--Qwen--Qwen2-0.5B/refs/main",
-            &format!("{commit}\n"),
-        );
+        put(&format!("hf/models--Qwen--Qwen2-0.5B/snapshots/{commit}/config.json"), "{}");
+        put("hf/models--Qwen--Qwen2-0.5B/refs/main", &format!("{commit}\n"));
         put("hf/models--Qwen--Qwen2-0.5B/refs/evil", "../../../../model");
-        put(
-            &format!("hf/models--a--half/snapshots/{commit}/tokenizer.json"),
-            "{}",
-        );
+        put(&format!("hf/models--a--half/snapshots/{commit}/tokenizer.json"), "{}");
         put("hf/models--a--half/refs/main", commit);
         put("ms/models/Qwen/Qwen2___5-1___5B/config.json", "{}");
         put("ms/old/name/config.json", "{}");
@@ -212,16 +187,9 @@ mod tests {
             let found = resolve_model(name, revision, None, &env).map_err(|e| e.to_string());
             match (&found, &expected) {
                 (Err(found), Err(part)) => {
-                    assert!(
-                        found.contains(part) && found.lines().count() == 1,
-                        "{name}: {found}"
-                    );
+                    assert!(found.contains(part) && found.lines().count() == 1, "{name}: {found}");
                 }
-                _ => assert_eq!(
-                    found.as_ref().ok(),
-                    expected.as_ref().ok(),
-                    "{name}: {found:?}"
-                ),
+                _ => assert_eq!(found.as_ref().ok(), expected.as_ref().ok(), "{name}: {found:?}"),
             }
         };
         let folder = |path: &str| Ok(ModelLocation::Folder(at(path)));
@@ -234,11 +202,7 @@ mod tests {
         check("Qwen/Qwen2-0.5B", "evil", Err("no such model"));
         check("Qwen/Qwen2-0.5B", "../../model", Err("no such model"));
         check("a/half", "main", Err("not fetched whole"));
-        check(
-            "Qwen/Qwen2.5-1.5B",
-            "main",
-            folder("ms/models/Qwen/Qwen2___5-1___5B"),
-        );
+        check("Qwen/Qwen2.5-1.5B", "main", folder("ms/models/Qwen/Qwen2___5-1___5B"));
         check("old/name", "main", folder("ms/old/name"));
         check("no/such", "main", Err("hf download no/such"));
         check("../up", "main", Err("config.json"));

@@ -170,17 +170,15 @@ impl Lora {
         let keep = 1.0 / (1.0 - self.dropout);
         let host = x_td.to_device(&candle_core::Device::Cpu)?;
         let mut out = view(&host)?.to_vec();
-        out.par_chunks_mut(CHUNK)
-            .enumerate()
-            .for_each(|(c, chunk)| {
-                for (i, four) in chunk.chunks_mut(4).enumerate() {
-                    let words = stream.block((c * CHUNK / 4 + i) as u32);
-                    for (x, word) in four.iter_mut().zip(words) {
-                        let u = (word >> 8) as f32 * (1.0 / 16_777_216.0);
-                        *x = if u < self.dropout { 0.0 } else { *x * keep };
-                    }
+        out.par_chunks_mut(CHUNK).enumerate().for_each(|(c, chunk)| {
+            for (i, four) in chunk.chunks_mut(4).enumerate() {
+                let words = stream.block((c * CHUNK / 4 + i) as u32);
+                for (x, word) in four.iter_mut().zip(words) {
+                    let u = (word >> 8) as f32 * (1.0 / 16_777_216.0);
+                    *x = if u < self.dropout { 0.0 } else { *x * keep };
                 }
-            });
+            }
+        });
         Ok(Some(from_vec(out, x_td.shape())?.to_device(x_td.device())?))
     }
 }
@@ -195,18 +193,16 @@ pub fn add(y: Tensor, x: &Tensor) -> Result<Tensor> {
     }
     let x = view(x)?;
     update(&y, |y| {
-        y.par_chunks_mut(CHUNK)
-            .zip(x.par_chunks(CHUNK))
-            .for_each(|(y, x)| {
-                crate::simd::with_simd(
-                    #[inline(always)]
-                    || {
-                        for (y, x) in y.iter_mut().zip(x) {
-                            *y += x;
-                        }
-                    },
-                );
-            });
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+            crate::simd::with_simd(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.iter_mut().zip(x) {
+                        *y += x;
+                    }
+                },
+            );
+        });
     })?;
     Ok(y)
 }

@@ -130,11 +130,8 @@ fn place(
     lora: &LoraConfig,
     mut values: impl FnMut(u32, &str, (usize, usize), bool) -> Result<Vec<f32>>,
 ) -> Result<Vec<String>> {
-    let device = decoder
-        .params
-        .iter()
-        .next()
-        .map_or(Device::Cpu, |(_, p)| p.value.device().clone());
+    let device =
+        decoder.params.iter().next().map_or(Device::Cpu, |(_, p)| p.value.device().clone());
     let mut known: Vec<String> = Vec::new();
     let mut used: Vec<String> = Vec::new();
     let mut index = 0u32;
@@ -150,11 +147,8 @@ fn place(
                 used.push(name.to_owned());
             }
             let (out, inner) = decoder.params.value(linear.weight).dims2()?;
-            let part = if name.ends_with("_proj") && is_attention(name) {
-                "self_attn"
-            } else {
-                "mlp"
-            };
+            let part =
+                if name.ends_with("_proj") && is_attention(name) { "self_attn" } else { "mlp" };
             let at = format!("base_model.model.model.layers.{l}.{part}.{name}");
             let mut push = |which: &str, shape: (usize, usize), low| {
                 let full = format!("{at}.lora_{which}.weight");
@@ -165,13 +159,7 @@ fn place(
             let a = push("A", (lora.rank, inner), true)?;
             let b = push("B", (out, lora.rank), false)?;
             let (scale, dropout) = (lora.scale(), lora.dropout);
-            linear.lora = Some(Lora {
-                a,
-                b,
-                scale,
-                dropout,
-                layer: index,
-            });
+            linear.lora = Some(Lora { a, b, scale, dropout, layer: index });
             index += 1;
         }
     }
@@ -179,10 +167,7 @@ fn place(
         None => Ok(used),
         Some(target) => Err(Error::input(
             format!("lora_target `{target}`"),
-            format!(
-                "names no linear layer of this model; known are: {}",
-                known.join(", ")
-            ),
+            format!("names no linear layer of this model; known are: {}", known.join(", ")),
         )),
     }
 }

@@ -34,21 +34,13 @@ pub struct ParamSpec {
 pub fn expected_params(config: &ModelConfig) -> Vec<ParamSpec> {
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     let mut out = List(Vec::new());
-    out.push(
-        "model.embed_tokens.weight".into(),
-        &[vocab, hidden],
-        ParamKind::Embedding,
-    );
+    out.push("model.embed_tokens.weight".into(), &[vocab, hidden], ParamKind::Embedding);
     for layer in 0..config.num_hidden_layers {
         layer_params(&mut out, config, &format!("model.layers.{layer}"));
     }
     out.norm("model.norm", hidden);
     if !config.tie_word_embeddings {
-        out.push(
-            "lm_head.weight".into(),
-            &[vocab, hidden],
-            ParamKind::Embedding,
-        );
+        out.push("lm_head.weight".into(), &[vocab, hidden], ParamKind::Embedding);
     }
     out.0
 }
@@ -72,12 +64,7 @@ fn layer_params(out: &mut List, config: &ModelConfig, at: &str) {
         out.norm(&format!("{attn}.k_norm"), config.head_dim);
     }
     if config.fused {
-        out.linear(
-            &format!("{at}.mlp.gate_up_proj"),
-            2 * inner,
-            hidden,
-            biases.mlp,
-        );
+        out.linear(&format!("{at}.mlp.gate_up_proj"), 2 * inner, hidden, biases.mlp);
     } else {
         out.linear(&format!("{at}.mlp.gate_proj"), inner, hidden, biases.mlp);
         out.linear(&format!("{at}.mlp.up_proj"), inner, hidden, biases.mlp);
@@ -95,19 +82,11 @@ struct List(Vec<ParamSpec>);
 
 impl List {
     fn push(&mut self, name: String, shape: &[usize], kind: ParamKind) {
-        self.0.push(ParamSpec {
-            name,
-            shape: shape.to_vec(),
-            kind,
-        });
+        self.0.push(ParamSpec { name, shape: shape.to_vec(), kind });
     }
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) {
-        self.push(
-            format!("{name}.weight"),
-            &[outputs, inputs],
-            ParamKind::Matrix,
-        );
+        self.push(format!("{name}.weight"), &[outputs, inputs], ParamKind::Matrix);
         if bias {
             self.push(format!("{name}.bias"), &[outputs], ParamKind::Bias);
         }

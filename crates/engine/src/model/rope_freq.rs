@@ -29,36 +29,16 @@ pub fn inv_freq_at(
     let dim = rotated_width(rope, head_dim);
     match rope.kind {
         RopeKind::Default => (plain(rope.theta, dim), 1.0),
-        RopeKind::Linear { factor } => (
-            plain(rope.theta, dim)
-                .into_iter()
-                .map(|f| f / factor as f32)
-                .collect(),
-            1.0,
-        ),
+        RopeKind::Linear { factor } => {
+            (plain(rope.theta, dim).into_iter().map(|f| f / factor as f32).collect(), 1.0)
+        }
         RopeKind::Dynamic { factor } => {
             let (dim_f, max) = (dim as f64, max_positions as f64);
             let grown = factor * len.max(max_positions) as f64 / max - (factor - 1.0);
-            (
-                plain(rope.theta * grown.powf(dim_f / (dim_f - 2.0)), dim),
-                1.0,
-            )
+            (plain(rope.theta * grown.powf(dim_f / (dim_f - 2.0)), dim), 1.0)
         }
-        RopeKind::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original,
-        } => {
-            let bend = |f| {
-                llama3(
-                    f,
-                    factor,
-                    low_freq_factor,
-                    high_freq_factor,
-                    original as f64,
-                )
-            };
+        RopeKind::Llama3 { factor, low_freq_factor, high_freq_factor, original } => {
+            let bend = |f| llama3(f, factor, low_freq_factor, high_freq_factor, original as f64);
             (plain(rope.theta, dim).into_iter().map(bend).collect(), 1.0)
         }
         RopeKind::Yarn { .. } => yarn(rope, dim),
@@ -70,9 +50,7 @@ fn powers(theta: f64, dim: usize) -> impl Iterator<Item = f32> {
     // The power is taken in f64 of f32 operands and rounded once: at most half a unit in the last
     // place from whatever vectorised powf torch uses.
     let base = f64::from(theta as f32);
-    (0..dim)
-        .step_by(2)
-        .map(move |i| base.powf(f64::from(i as f32 / dim as f32)) as f32)
+    (0..dim).step_by(2).map(move |i| base.powf(f64::from(i as f32 / dim as f32)) as f32)
 }
 
 fn plain(theta: f64, dim: usize) -> Vec<f32> {
@@ -106,11 +84,7 @@ fn yarn(rope: &Rope, dim: usize) -> (Vec<f32>, f32) {
         return (plain(rope.theta, dim), 1.0);
     };
     let mscale_of = |scale: f64| {
-        if factor <= 1.0 {
-            1.0
-        } else {
-            0.1 * scale * factor.ln() + 1.0
-        }
+        if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
     };
     let attention = attention_factor.unwrap_or_else(|| match (mscale, mscale_all_dim) {
         (Some(one), Some(all)) => mscale_of(one) / mscale_of(all),
@@ -133,8 +107,5 @@ fn yarn(rope: &Rope, dim: usize) -> (Vec<f32>, f32) {
         let keep = 1.0 - ramp;
         1.0 / (factor as f32 * power) * (1.0 - keep) + 1.0 / power * keep
     };
-    (
-        powers(rope.theta, dim).enumerate().map(frequency).collect(),
-        attention as f32,
-    )
+    (powers(rope.theta, dim).enumerate().map(frequency).collect(), attention as f32)
 }

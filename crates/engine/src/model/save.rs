@@ -45,11 +45,7 @@ pub fn save_model(
     options: &SaveOptions,
 ) -> Result<()> {
     let tied = |name: &str| config.tie_word_embeddings && name == "lm_head.weight";
-    let tensors: Vec<_> = tensors
-        .iter()
-        .filter(|(name, _)| !tied(name))
-        .copied()
-        .collect();
+    let tensors: Vec<_> = tensors.iter().filter(|(name, _)| !tied(name)).copied().collect();
     let shards = shards(&tensors, options.dtype, options.max_shard);
     let mut kept = Vec::new();
     let mut weight_map = Map::new();
@@ -59,11 +55,7 @@ pub fn save_model(
             count => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
         };
         write_safetensors(&dir.join(&name), shard, options.dtype)?;
-        weight_map.extend(
-            shard
-                .iter()
-                .map(|(tensor, _)| ((*tensor).to_owned(), json!(name))),
-        );
+        weight_map.extend(shard.iter().map(|(tensor, _)| ((*tensor).to_owned(), json!(name))));
         kept.push(name);
     }
     if shards.len() > 1 {
@@ -76,10 +68,7 @@ pub fn save_model(
         kept.push(name);
     }
     remove_stale(dir, &kept)?;
-    write_json(
-        &dir.join("generation_config.json"),
-        generation_config(config, options),
-    )?;
+    write_json(&dir.join("generation_config.json"), generation_config(config, options))?;
     write_json(&dir.join("config.json"), config_json(config, options.dtype))
 }
 
@@ -94,10 +83,7 @@ pub fn read_generation_config(dir: &Path) -> Result<Option<Map<String, Value>>> 
     }
     match read_json(&path)? {
         Value::Object(map) => Ok(Some(map)),
-        _ => Err(Error::input(
-            path.display().to_string(),
-            "expected a JSON object",
-        )),
+        _ => Err(Error::input(path.display().to_string(), "expected a JSON object")),
     }
 }
 
@@ -110,11 +96,7 @@ pub fn config_json(config: &ModelConfig, dtype: Dtype) -> Value {
         Dtype::Bf16 => "bfloat16",
     };
     // Older releases read and write torch_dtype alone.
-    let field = if raw.contains_key("torch_dtype") {
-        "torch_dtype"
-    } else {
-        "dtype"
-    };
+    let field = if raw.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
     raw.insert(field.into(), json!(name));
     raw.insert("architectures".into(), json!([config.arch.class_name()]));
     raw.insert("model_type".into(), json!(config.arch.model_type()));
@@ -134,11 +116,7 @@ fn generation_config(config: &ModelConfig, options: &SaveOptions) -> Value {
         None => Vec::new(),
     };
     let mut eos: Vec<u64> = Vec::new();
-    let own = config
-        .eos_token_ids
-        .iter()
-        .chain(options.stop_ids)
-        .map(|id| u64::from(*id));
+    let own = config.eos_token_ids.iter().chain(options.stop_ids).map(|id| u64::from(*id));
     for id in given.into_iter().chain(own) {
         if !eos.contains(&id) {
             eos.push(id);
@@ -149,10 +127,8 @@ fn generation_config(config: &ModelConfig, options: &SaveOptions) -> Value {
         [id] => drop(out.insert("eos_token_id".into(), json!(id))),
         ids => drop(out.insert("eos_token_id".into(), json!(ids))),
     }
-    for (name, id) in [
-        ("bos_token_id", config.bos_token_id),
-        ("pad_token_id", config.pad_token_id),
-    ] {
+    for (name, id) in [("bos_token_id", config.bos_token_id), ("pad_token_id", config.pad_token_id)]
+    {
         if let Some(id) = id {
             out.entry(name).or_insert(json!(id));
         }
@@ -201,9 +177,7 @@ fn remove_stale(dir: &Path, kept: &[String]) -> Result<()> {
             .and_then(|rest| rest.strip_suffix(".safetensors"))
             .and_then(|rest| rest.split_once("-of-"))
             .is_some_and(|(i, n)| {
-                [i, n]
-                    .iter()
-                    .all(|part| part.chars().all(|c| c.is_ascii_digit()))
+                [i, n].iter().all(|part| part.chars().all(|c| c.is_ascii_digit()))
             });
         let ours = shard || name == "model.safetensors" || name == "model.safetensors.index.json";
         if ours && !kept.contains(&name) {

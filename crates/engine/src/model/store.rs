@@ -59,12 +59,7 @@ pub struct Params {
 impl Params {
     /// Appends a parameter.
     pub fn push(&mut self, name: String, value: Tensor, role: Role) -> ParamId {
-        self.list.push(Param {
-            name,
-            value,
-            role,
-            trainable: false,
-        });
+        self.list.push(Param { name, value, role, trainable: false });
         ParamId(self.list.len() - 1)
     }
 
@@ -99,8 +94,7 @@ impl Params {
     /// When there is none.
     pub fn find(&self, name: &str) -> Result<ParamId> {
         let at = self.list.iter().position(|p| p.name == name);
-        at.map(ParamId)
-            .ok_or_else(|| Error::Internal(format!("no parameter `{name}`")))
+        at.map(ParamId).ok_or_else(|| Error::Internal(format!("no parameter `{name}`")))
     }
 
     /// Ids and parameters in order.
@@ -111,10 +105,7 @@ impl Params {
     /// Ids of the trained parameters, in order.
     #[must_use]
     pub fn trained(&self) -> Vec<ParamId> {
-        self.iter()
-            .filter(|(_, p)| p.trainable)
-            .map(|(id, _)| id)
-            .collect()
+        self.iter().filter(|(_, p)| p.trainable).map(|(id, _)| id).collect()
     }
 
     /// (trained, all) element counts.
@@ -149,14 +140,8 @@ impl Grads {
     /// No gradients yet, for the parameters trained in `params`.
     #[must_use]
     pub fn new(params: &Params) -> Self {
-        let slot = |p: &Param| Slot {
-            wanted: p.trainable,
-            tensor: None,
-            filled: false,
-        };
-        Self {
-            slots: params.list.iter().map(slot).collect(),
-        }
+        let slot = |p: &Param| Slot { wanted: p.trainable, tensor: None, filled: false };
+        Self { slots: params.list.iter().map(slot).collect() }
     }
 
     /// Whether `id` wants a gradient.
@@ -175,11 +160,7 @@ impl Grads {
         if !slot.wanted {
             return Ok(None);
         }
-        let into = if slot.filled {
-            Into::Add
-        } else {
-            Into::Overwrite
-        };
+        let into = if slot.filled { Into::Add } else { Into::Overwrite };
         slot.filled = true;
         if slot.tensor.is_none() {
             slot.tensor = Some(zeros(like.shape(), like.device())?);
@@ -210,11 +191,7 @@ impl Grads {
     #[must_use]
     pub fn get(&self, id: ParamId) -> Option<&Tensor> {
         let slot = &self.slots[id.0];
-        if slot.filled {
-            slot.tensor.as_ref()
-        } else {
-            None
-        }
+        if slot.filled { slot.tensor.as_ref() } else { None }
     }
 
     /// Marks every buffer empty; the memory is kept.

@@ -76,10 +76,7 @@ impl WeightData {
     /// A tensor of f32; `data.len()` must be the product of `shape`.
     #[must_use]
     pub fn f32(shape: Vec<usize>, data: Vec<f32>) -> Self {
-        Self {
-            shape,
-            data: Data::F32(data),
-        }
+        Self { shape, data: Data::F32(data) }
     }
 }
 
@@ -105,16 +102,10 @@ pub struct Loaded {
 pub fn read_folder(dir: &Path, config: &ModelConfig, dtype: Dtype) -> Result<Loaded> {
     let index = Index::open_folder(dir)?;
     let specs = expected_params(config);
-    let entries = specs
-        .iter()
-        .map(|spec| index.find(spec, dir))
-        .collect::<Result<Vec<_>>>()?;
+    let entries = specs.iter().map(|spec| index.find(spec, dir)).collect::<Result<Vec<_>>>()?;
     let unused = index.unused(&specs, config.tie_word_embeddings);
-    let weights = read_all(
-        &index,
-        specs.iter().map(|spec| spec.name.as_str()).zip(entries),
-        dtype,
-    )?;
+    let weights =
+        read_all(&index, specs.iter().map(|spec| spec.name.as_str()).zip(entries), dtype)?;
     Ok(Loaded { weights, unused })
 }
 
@@ -124,14 +115,7 @@ pub fn read_folder(dir: &Path, config: &ModelConfig, dtype: Dtype) -> Result<Loa
 /// As [`read_folder`].
 pub fn read_safetensors(path: &Path, dtype: Dtype) -> Result<Weights> {
     let index = Index::open_file(path)?;
-    read_all(
-        &index,
-        index
-            .entries
-            .iter()
-            .map(|(name, entry)| (name.as_str(), entry)),
-        dtype,
-    )
+    read_all(&index, index.entries.iter().map(|(name, entry)| (name.as_str(), entry)), dtype)
 }
 
 fn read_all<'a>(
@@ -157,13 +141,7 @@ fn read_all<'a>(
                 ),
             ),
         })?;
-        Ok((
-            (*name).to_owned(),
-            WeightData {
-                shape: entry.shape.clone(),
-                data,
-            },
-        ))
+        Ok(((*name).to_owned(), WeightData { shape: entry.shape.clone(), data }))
     };
     let read: Vec<_> = wanted.par_iter().map(read).collect::<Result<_>>()?;
     Ok(read.into_iter().collect())

@@ -31,10 +31,8 @@ impl Gate {
         }
         let (gate, up) = (view(gate_ti)?, view(up_ti)?);
         let mut out = vec![0f32; gate.len()];
-        out.par_chunks_mut(CHUNK)
-            .zip(gate.par_chunks(CHUNK))
-            .zip(up.par_chunks(CHUNK))
-            .for_each(|((out, gate), up)| {
+        out.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(
+            |((out, gate), up)| {
                 with_simd(
                     #[inline(always)]
                     || {
@@ -43,7 +41,8 @@ impl Gate {
                         }
                     },
                 );
-            });
+            },
+        );
         from_vec(out, gate_ti.shape())
     }
 
@@ -95,10 +94,7 @@ impl Gate {
                 const ROOT: f32 = 0.797_884_6;
                 let t = tanh(ROOT * (x + 0.044_715 * x * x * x));
                 let inner = ROOT * (1.0 + 3.0 * 0.044_715 * x * x);
-                (
-                    0.5 * x * (1.0 + t),
-                    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner,
-                )
+                (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
             }
         }
     }
@@ -150,9 +146,7 @@ mod tests {
                 let (g, u, da) = (random(1, (t, i)), random(2, (t, i)), random(3, (t, i)));
                 let a = gate.forward(&g, &u).unwrap();
                 close(&a, &gate.forward_composed(&g, &u).unwrap(), 1e-5);
-                let (dg, du) = gate
-                    .backward(g.copy().unwrap(), u.copy().unwrap(), &da)
-                    .unwrap();
+                let (dg, du) = gate.backward(g.copy().unwrap(), u.copy().unwrap(), &da).unwrap();
                 let (dg_ref, du_ref) = gate.backward_composed(&g, &u, &da).unwrap();
                 close(&dg, &dg_ref, 1e-5);
                 close(&du, &du_ref, 1e-5);

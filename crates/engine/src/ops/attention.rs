@@ -99,10 +99,7 @@ impl Attention {
                 lse[token * self.heads + tile.head] = part_lse[i];
             }
         }
-        Ok(Saved {
-            o_thk: from_vec(o, (t, width))?,
-            lse_th: from_vec(lse, (t, self.heads))?,
-        })
+        Ok(Saved { o_thk: from_vec(o, (t, width))?, lse_th: from_vec(lse, (t, self.heads))? })
     }
 
     /// Gradients of q, k and v.
@@ -146,36 +143,11 @@ impl Attention {
         parts.sort_by_key(|(from, head, _)| (*from, *head));
         for (from, head, grads) in &parts {
             let group = head / (self.heads / self.kv_heads);
-            scatter(
-                &mut dq,
-                &grads.dq,
-                *from,
-                width,
-                head * self.head_dim,
-                self.head_dim,
-            );
-            scatter(
-                &mut dk,
-                &grads.dk,
-                *from,
-                kv_width,
-                group * self.head_dim,
-                self.head_dim,
-            );
-            scatter(
-                &mut dv,
-                &grads.dv,
-                *from,
-                kv_width,
-                group * self.head_dim,
-                self.head_dim,
-            );
+            scatter(&mut dq, &grads.dq, *from, width, head * self.head_dim, self.head_dim);
+            scatter(&mut dk, &grads.dk, *from, kv_width, group * self.head_dim, self.head_dim);
+            scatter(&mut dv, &grads.dv, *from, kv_width, group * self.head_dim, self.head_dim);
         }
-        Ok((
-            from_vec(dq, (t, width))?,
-            from_vec(dk, (t, kv_width))?,
-            from_vec(dv, (t, kv_width))?,
-        ))
+        Ok((from_vec(dq, (t, width))?, from_vec(dk, (t, kv_width))?, from_vec(dv, (t, kv_width))?))
     }
 
     fn tiles(&self, offsets: &[usize]) -> Vec<Tile> {
@@ -184,12 +156,7 @@ impl Attention {
             // Later tiles see more keys: largest first balances the threads.
             for from in (row[0]..row[1]).step_by(TILE).rev() {
                 let to = (from + TILE).min(row[1]);
-                tiles.extend((0..self.heads).map(|head| Tile {
-                    head,
-                    row: row[0],
-                    from,
-                    to,
-                }));
+                tiles.extend((0..self.heads).map(|head| Tile { head, row: row[0], from, to }));
             }
         }
         tiles
@@ -197,9 +164,7 @@ impl Attention {
 
     /// First key that any query of the tile sees.
     fn first_key(&self, tile: &Tile) -> usize {
-        self.window.map_or(tile.row, |w| {
-            tile.row.max((tile.from + 1).saturating_sub(w))
-        })
+        self.window.map_or(tile.row, |w| tile.row.max((tile.from + 1).saturating_sub(w)))
     }
 
     /// Capped scores of the tile: [to - from, to - first], unseen keys not yet masked.
@@ -208,15 +173,7 @@ impl Attention {
         let mut s = vec![0f32; n * keys];
         let a = self.head_rows(q, self.heads, tile.head, tile.from, tile.to);
         let b = self.head_rows(k, self.kv_heads, self.group(tile.head), first, tile.to);
-        gemm(
-            &mut s,
-            keys,
-            Into::Overwrite,
-            self.scale,
-            a,
-            b.t(),
-            Parallelism::None,
-        );
+        gemm(&mut s, keys, Into::Overwrite, self.scale, a, b.t(), Parallelism::None);
         if let Some(cap) = self.softcap {
             with_simd(
                 #[inline(always)]
@@ -254,24 +211,14 @@ impl Attention {
         let mut o = vec![0f32; n * self.head_dim];
         let p = Mat::new(&s, n, keys, keys);
         let b = self.head_rows(v, self.kv_heads, self.group(tile.head), first, tile.to);
-        gemm(
-            &mut o,
-            self.head_dim,
-            Into::Overwrite,
-            1.0,
-            p,
-            b,
-            Parallelism::None,
-        );
+        gemm(&mut o, self.head_dim, Into::Overwrite, 1.0, p, b, Parallelism::None);
         (o, lse)
     }
 
     /// Keys (counted from `first`) that query token `i` sees.
     #[inline(always)]
     fn seen(&self, i: usize, first: usize) -> (usize, usize) {
-        let low = self
-            .window
-            .map_or(0, |w| (i + 1).saturating_sub(w).saturating_sub(first));
+        let low = self.window.map_or(0, |w| (i + 1).saturating_sub(w).saturating_sub(first));
         (low, i + 1 - first)
     }
 
@@ -296,34 +243,19 @@ impl Attention {
         };
         let group = self.group(head);
         for from in (row..end).step_by(TILE) {
-            let tile = Tile {
-                head,
-                row,
-                from,
-                to: (from + TILE).min(end),
-            };
+            let tile = Tile { head, row, from, to: (from + TILE).min(end) };
             let (n, first) = (tile.to - from, self.first_key(&tile));
             let keys = tile.to - first;
             let mut p = self.scores(&tile, first, q, k);
             let mut ds = vec![0f32; n * keys];
             let dy_tile = self.head_rows(dy, self.heads, head, from, tile.to);
             let v_rows = self.head_rows(v, self.kv_heads, group, first, tile.to);
-            gemm(
-                &mut ds,
-                keys,
-                Into::Overwrite,
-                1.0,
-                dy_tile,
-                v_rows.t(),
-                Parallelism::None,
-            );
+            gemm(&mut ds, keys, Into::Overwrite, 1.0, dy_tile, v_rows.t(), Parallelism::None);
             with_simd(
                 #[inline(always)]
                 || {
-                    for (i, (p, ds)) in p
-                        .chunks_exact_mut(keys)
-                        .zip(ds.chunks_exact_mut(keys))
-                        .enumerate()
+                    for (i, (p, ds)) in
+                        p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate()
                     {
                         let token = from + i;
                         let at = (token * self.heads + head) * d;
@@ -336,25 +268,9 @@ impl Attention {
             );
             let span = (first - row) * d..(tile.to - row) * d;
             let (p, ds) = (Mat::new(&p, n, keys, keys), Mat::new(&ds, n, keys, keys));
-            gemm(
-                &mut grads.dv[span.clone()],
-                d,
-                Into::Add,
-                1.0,
-                p.t(),
-                dy_tile,
-                Parallelism::None,
-            );
+            gemm(&mut grads.dv[span.clone()], d, Into::Add, 1.0, p.t(), dy_tile, Parallelism::None);
             let q_tile = self.head_rows(q, self.heads, head, from, tile.to);
-            gemm(
-                &mut grads.dk[span],
-                d,
-                Into::Add,
-                1.0,
-                ds.t(),
-                q_tile,
-                Parallelism::None,
-            );
+            gemm(&mut grads.dk[span], d, Into::Add, 1.0, ds.t(), q_tile, Parallelism::None);
             let k_rows = self.head_rows(k, self.kv_heads, group, first, tile.to);
             let dq = &mut grads.dq[(from - row) * d..(tile.to - row) * d];
             gemm(dq, d, Into::Overwrite, 1.0, ds, k_rows, Parallelism::None);
@@ -409,7 +325,7 @@ impl Attention {
         let kv = (t, self.kv_heads * self.head_dim);
         let rising = offsets.windows(2).all(|w| w[0] <= w[1]);
         let spans = offsets.first() == Some(&0) && offsets.last() == Some(&t);
-        let heads = self.kv_heads > 0 && self.heads % self.kv_heads == 0;
+        let heads = self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads);
         let fits = q_width == self.heads * self.head_dim && k.dims2()? == kv && v.dims2()? == kv;
         if rising && spans && heads && fits && self.window != Some(0) {
             return Ok(t);

@@ -76,11 +76,7 @@ mod tests {
         let dx = random(2, (4, 6));
         let mut grad = table.zeros_like().unwrap();
         backward(&mut grad, &ids, 2.0, &dx).unwrap();
-        let want = table
-            .zeros_like()
-            .unwrap()
-            .index_add(&index, &(dx * 2.0).unwrap(), 0)
-            .unwrap();
+        let want = table.zeros_like().unwrap().index_add(&index, &(dx * 2.0).unwrap(), 0).unwrap();
         close(&grad, &want, 1e-6);
         assert!(forward(&table, &[10], 1.0).is_err());
     }

@@ -155,15 +155,8 @@ impl Head {
         let losses = (&lse - z_nv.gather(&index, 1)?)?;
         let sum = f64::from(losses.sum_all()?.to_scalar::<f32>()?);
         let best = z_nv.argmax_keepdim(1)?;
-        let correct = best
-            .eq(&index)?
-            .to_dtype(DType::F32)?
-            .sum_all()?
-            .to_scalar::<f32>()?;
-        let loss = Loss {
-            sum,
-            correct: correct as usize,
-        };
+        let correct = best.eq(&index)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+        let loss = Loss { sum, correct: correct as usize };
         let Some(scale) = scale else {
             return Ok((loss, z_nv.clone()));
         };
@@ -209,8 +202,7 @@ fn row_loss(z: &mut [f32], target: usize, scale: Option<f32>, softcap: Option<f3
             total += f64::from(sum(&lanes));
         }
         let factor = (f64::from(scale) / total) as f32;
-        z.iter_mut()
-            .for_each(|x| *x = exp(*x - peak) * factor * slope(*x));
+        z.iter_mut().for_each(|x| *x = exp(*x - peak) * factor * slope(*x));
     }
     z[target] -= scale * target_slope;
     (f64::from(peak - picked) + total.ln(), picked >= peak)
@@ -220,10 +212,7 @@ fn row_loss(z: &mut [f32], target: usize, scale: Option<f32>, softcap: Option<f3
 fn chunks(h_nd: &Tensor, w_vd: &Tensor, targets: &[u32]) -> Result<Vec<(usize, usize)>> {
     let ((n, _), (v, _)) = (h_nd.dims2()?, w_vd.dims2()?);
     if n != targets.len() {
-        return Err(Error::Internal(format!(
-            "head: {n} tokens, {} targets",
-            targets.len()
-        )));
+        return Err(Error::Internal(format!("head: {n} tokens, {} targets", targets.len())));
     }
     if let Some(target) = targets.iter().find(|t| **t as usize >= v) {
         return Err(Error::input(
@@ -232,10 +221,7 @@ fn chunks(h_nd: &Tensor, w_vd: &Tensor, targets: &[u32]) -> Result<Vec<(usize, u
         ));
     }
     let size = (CHUNK_LOGITS / v.max(1)).clamp(16, 1024);
-    Ok((0..n)
-        .step_by(size)
-        .map(|from| (from, size.min(n - from)))
-        .collect())
+    Ok((0..n).step_by(size).map(|from| (from, size.min(n - from))).collect())
 }
 
 /// Rows `index` of x [t, d]: what the head sees of the last hidden states.
@@ -286,24 +272,17 @@ mod tests {
             let (h, w) = (random(1, (n, d)), random(2, (v, d)));
             let targets: Vec<u32> = (0..n as u32).map(|i| (i * 7) % v as u32).collect();
             let z = head.logits(&h, &w).unwrap();
-            let (want, dz) = head
-                .cross_entropy_composed(&z, &targets, Some(0.25))
-                .unwrap();
+            let (want, dz) = head.cross_entropy_composed(&z, &targets, Some(0.25)).unwrap();
             let mut dw = random(3, (v, d));
             let to = WeightGrad::To(&mut dw, Into::Overwrite);
             let (got, dh) = head.loss_and_grad(&h, &w, &targets, 0.25, to).unwrap();
-            assert!(
-                (got.sum - want.sum).abs() < 1e-4 * want.sum.abs(),
-                "{got:?} {want:?}"
-            );
+            assert!((got.sum - want.sum).abs() < 1e-4 * want.sum.abs(), "{got:?} {want:?}");
             assert_eq!(got.correct, want.correct);
             let alone = head.loss(&h, &w, &targets).unwrap();
             assert!((alone.sum - want.sum).abs() < 1e-4 * want.sum.abs());
             close(&dh, &dz.matmul(&w).unwrap(), 1e-5);
             close(&dw, &dz.t().unwrap().matmul(&h).unwrap(), 1e-5);
-            finite_difference(&h, &dh, 2e-2, |h| {
-                0.25 * head.loss(h, &w, &targets).unwrap().sum
-            });
+            finite_difference(&h, &dh, 2e-2, |h| 0.25 * head.loss(h, &w, &targets).unwrap().sum);
         }
     }
 
@@ -313,13 +292,10 @@ mod tests {
         let (h, w) = (random(1, (n, d)), random(2, (v, d)));
         let targets = vec![5u32; n];
         let head = Head::default();
-        let (loss, dh) = head
-            .loss_and_grad(&h, &w, &targets, 1.0, WeightGrad::None)
-            .unwrap();
+        let (loss, dh) = head.loss_and_grad(&h, &w, &targets, 1.0, WeightGrad::None).unwrap();
         let one = |i: usize| {
             let h = h.narrow(0, i, 1).unwrap();
-            head.loss_and_grad(&h, &w, &targets[..1], 1.0, WeightGrad::None)
-                .unwrap()
+            head.loss_and_grad(&h, &w, &targets[..1], 1.0, WeightGrad::None).unwrap()
         };
         // 600,000 f32 terms summed in another order.
         close(&dh.narrow(0, 99, 1).unwrap(), &one(99).1, 2e-3);
@@ -332,17 +308,9 @@ mod tests {
     fn gather_and_scatter_are_transposes() {
         let x = random(1, (6, 3));
         let rows = gather_rows(&x, &[4, 1]).unwrap();
-        close(
-            &rows.narrow(0, 1, 1).unwrap(),
-            &x.narrow(0, 1, 1).unwrap(),
-            0.0,
-        );
+        close(&rows.narrow(0, 1, 1).unwrap(), &x.narrow(0, 1, 1).unwrap(), 0.0);
         let back = scatter_rows(&rows, &[4, 1], 6).unwrap();
-        close(
-            &back.narrow(0, 4, 1).unwrap(),
-            &x.narrow(0, 4, 1).unwrap(),
-            0.0,
-        );
+        close(&back.narrow(0, 4, 1).unwrap(), &x.narrow(0, 4, 1).unwrap(), 0.0);
         assert!(view(&back).unwrap()[..3].iter().all(|v| *v == 0.0));
     }
 }

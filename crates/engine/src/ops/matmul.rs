@@ -34,13 +34,7 @@ impl<'a> Mat<'a> {
     /// A row-major matrix that fills `data`, with rows `row_stride` apart.
     #[must_use]
     pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self {
-            data,
-            rows,
-            cols,
-            row_stride,
-            col_stride: 1,
-        }
+        Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
     /// The transpose; nothing moves.
@@ -78,22 +72,13 @@ pub fn gemm(
     if m == 0 || n == 0 {
         return;
     }
-    assert!(
-        (m - 1) * dst_stride + n <= dst.len(),
-        "gemm: destination too short"
-    );
-    assert!(
-        k == 0 || (a.last() < a.data.len() && b.last() < b.data.len()),
-        "gemm: operand short"
-    );
+    assert!((m - 1) * dst_stride + n <= dst.len(), "gemm: destination too short");
+    assert!(k == 0 || (a.last() < a.data.len() && b.last() < b.data.len()), "gemm: operand short");
     let (read_dst, alpha) = match into {
         Into::Overwrite => (false, 0.0),
         Into::Add => (true, 1.0),
     };
-    #[expect(
-        unsafe_code,
-        reason = "the gemm crate's entry point takes raw pointers"
-    )]
+    #[expect(unsafe_code, reason = "the gemm crate's entry point takes raw pointers")]
     // SAFETY: the asserts above keep every access of the three strided matrices inside their slices,
     // `dst` is exclusively borrowed, and f32 has no invalid bit patterns.
     unsafe {
@@ -161,9 +146,7 @@ pub fn forward_add(y_to: Tensor, scale: f32, x_td: &Tensor, w_od: &Tensor) -> Re
     }
     let (x, w) = (view(x_td)?, view(w_od)?);
     let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
-    update(&y_to, |y| {
-        gemm(y, o, Into::Add, scale, a, b, pool(2 * t * o * d))
-    })?;
+    update(&y_to, |y| gemm(y, o, Into::Add, scale, a, b, pool(2 * t * o * d)))?;
     Ok(y_to)
 }
 
@@ -221,18 +204,14 @@ pub fn weight_grad(
     }
     let (dy, x) = (view(dy_to)?, view(x_td)?);
     let (a, b) = (Mat::new(&dy, t, o, o).t(), Mat::new(&x, t, d, d));
-    update(dw_od, |dw| {
-        gemm(dw, d, into, scale, a, b, pool(2 * t * o * d))
-    })
+    update(dw_od, |dw| gemm(dw, d, into, scale, a, b, pool(2 * t * o * d)))
 }
 
 fn same(what: &str, left: usize, right: usize) -> Result<()> {
     if left == right {
         return Ok(());
     }
-    Err(Error::Internal(format!(
-        "matmul: {what} differ, {left} and {right}"
-    )))
+    Err(Error::Internal(format!("matmul: {what} differ, {left} and {right}")))
 }
 
 #[cfg(test)]
@@ -245,20 +224,12 @@ mod tests {
     fn products_match_candle() {
         for (t, d, o) in [(1, 1, 1), (3, 5, 7), (33, 64, 48), (130, 96, 257)] {
             let (x, w, dy) = (random(1, (t, d)), random(2, (o, d)), random(3, (t, o)));
-            close(
-                &forward(&x, &w).unwrap(),
-                &x.matmul(&w.t().unwrap()).unwrap(),
-                1e-5,
-            );
+            close(&forward(&x, &w).unwrap(), &x.matmul(&w.t().unwrap()).unwrap(), 1e-5);
             let dx = dy.matmul(&w).unwrap();
             close(&input_grad(None, 1.0, &dy, &w).unwrap(), &dx, 1e-5);
             let start = random(4, (t, d));
             let want = (&start + (&dx * 0.5).unwrap()).unwrap();
-            close(
-                &input_grad(Some(start.copy().unwrap()), 0.5, &dy, &w).unwrap(),
-                &want,
-                1e-5,
-            );
+            close(&input_grad(Some(start.copy().unwrap()), 0.5, &dy, &w).unwrap(), &want, 1e-5);
             let dw = dy.t().unwrap().matmul(&x).unwrap();
             let mut got = random(5, (o, d));
             weight_grad(&mut got, Into::Overwrite, 1.0, &dy, &x).unwrap();

@@ -174,11 +174,8 @@ impl RmsNorm {
 fn width(x_td: &Tensor, w_d: &Tensor) -> Result<usize> {
     let d = w_d.dims1()?;
     match x_td.dims().last() {
-        Some(last) if d > 0 && last % d == 0 => Ok(d),
-        _ => Err(Error::Internal(format!(
-            "rms_norm of {:?} by {d}",
-            x_td.dims()
-        ))),
+        Some(last) if d > 0 && last.is_multiple_of(d) => Ok(d),
+        _ => Err(Error::Internal(format!("rms_norm of {:?} by {d}", x_td.dims()))),
     }
 }
 
@@ -190,12 +187,9 @@ mod tests {
 
     #[test]
     fn both_directions_match_the_composed_form() {
-        for (t, d, heads, offset) in [
-            (1, 8, 1, 0.0),
-            (70, 96, 1, 0.0),
-            (9, 24, 4, 0.0),
-            (5, 33, 1, 1.0),
-        ] {
+        for (t, d, heads, offset) in
+            [(1, 8, 1, 0.0), (70, 96, 1, 0.0), (9, 24, 4, 0.0), (5, 33, 1, 1.0)]
+        {
             let norm = RmsNorm { eps: 1e-5, offset };
             let (x, w) = (random(1, (t, d * heads)), random(2, d));
             let (dy, dx0) = (random(3, (t, d * heads)), random(4, (t, d * heads)));
@@ -205,12 +199,9 @@ mod tests {
             close(&rstd, &rstd_ref, 1e-6);
             let (mut dw, mut dw_ref) = (random(5, d), random(5, d));
             let start = dx0.copy().unwrap();
-            let dx = norm
-                .backward(start, Some(&mut dw), &dy, &x, &w, &rstd)
-                .unwrap();
-            let dx_ref = norm
-                .backward_composed(dx0, Some(&mut dw_ref), &dy, &x, &w, &rstd)
-                .unwrap();
+            let dx = norm.backward(start, Some(&mut dw), &dy, &x, &w, &rstd).unwrap();
+            let dx_ref =
+                norm.backward_composed(dx0, Some(&mut dw_ref), &dy, &x, &w, &rstd).unwrap();
             close(&dx, &dx_ref, 1e-5);
             close(&dw, &dw_ref, 1e-5);
         }
@@ -218,16 +209,11 @@ mod tests {
 
     #[test]
     fn gradients_match_finite_differences() {
-        let norm = RmsNorm {
-            eps: 1e-5,
-            offset: 0.0,
-        };
+        let norm = RmsNorm { eps: 1e-5, offset: 0.0 };
         let (x, w, dy) = (random(1, (6, 20)), random(2, 20), random(3, (6, 20)));
         let (_, rstd) = norm.forward(&x, &w).unwrap();
         let mut dw = w.zeros_like().unwrap();
-        let dx = norm
-            .backward(x.zeros_like().unwrap(), Some(&mut dw), &dy, &x, &w, &rstd)
-            .unwrap();
+        let dx = norm.backward(x.zeros_like().unwrap(), Some(&mut dw), &dy, &x, &w, &rstd).unwrap();
         finite_difference(&x, &dx, 1e-2, |x| dot(&norm.forward(x, &w).unwrap().0, &dy));
         finite_difference(&w, &dw, 1e-2, |w| dot(&norm.forward(&x, w).unwrap().0, &dy));
     }

@@ -38,20 +38,14 @@ impl Angles {
     /// transformers.
     #[must_use]
     pub fn new(inv_freq: &[f32], scaling: f32, positions: &[u32]) -> Self {
-        let angles = positions
-            .iter()
-            .flat_map(|p| inv_freq.iter().map(move |f| *p as f32 * f));
+        let angles = positions.iter().flat_map(|p| inv_freq.iter().map(move |f| *p as f32 * f));
         let (sin, cos) = angles
             .map(|a| {
                 let (sin, cos) = f64::from(a).sin_cos();
                 (sin as f32 * scaling, cos as f32 * scaling)
             })
             .unzip();
-        Self {
-            cos,
-            sin,
-            half: inv_freq.len(),
-        }
+        Self { cos, sin, half: inv_freq.len() }
     }
 
     /// Turns every head of `x_thk` ([t, heads * head_dim]) and returns it.
@@ -136,14 +130,8 @@ mod tests {
             let positions: Vec<u32> = (0..t as u32).map(|p| p % 7).collect();
             let angles = Angles::new(&inv_freq, 1.0, &positions);
             let x = random(1, (t, heads * dim));
-            let y = angles
-                .apply(x.copy().unwrap(), dim, Direction::Forward)
-                .unwrap();
-            close(
-                &y,
-                &angles.apply_composed(&x, dim, Direction::Forward).unwrap(),
-                1e-6,
-            );
+            let y = angles.apply(x.copy().unwrap(), dim, Direction::Forward).unwrap();
+            close(&y, &angles.apply_composed(&x, dim, Direction::Forward).unwrap(), 1e-6);
             let back = angles.apply(y, dim, Direction::Backward).unwrap();
             close(&back, &x, 1e-6);
         }

@@ -23,16 +23,9 @@ pub fn close(got: &Tensor, want: &Tensor, tolerance: f64) {
     let want = want.contiguous().unwrap();
     let (g, w) = (view(&got).unwrap(), view(&want).unwrap());
     let norm = w.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    let error = g
-        .iter()
-        .zip(&*w)
-        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
-        .sum::<f64>()
-        .sqrt();
-    assert!(
-        error <= tolerance * norm.max(1e-6),
-        "error {error:.3e} of norm {norm:.3e}"
-    );
+    let error =
+        g.iter().zip(&*w).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt();
+    assert!(error <= tolerance * norm.max(1e-6), "error {error:.3e} of norm {norm:.3e}");
 }
 
 /// Asserts that `grad` is the gradient of `loss` at `x`, by central differences along a few random
@@ -45,23 +38,13 @@ pub fn finite_difference(x: &Tensor, grad: &Tensor, tolerance: f64, loss: impl F
         let moved = |s: f64| (x + (&v * s).unwrap()).unwrap();
         let slope = (loss(&moved(step)) - loss(&moved(-step))) / (2.0 * step);
         let (g, v) = (view(grad).unwrap(), view(&v).unwrap());
-        let dot: f64 = g
-            .iter()
-            .zip(&*v)
-            .map(|(a, b)| f64::from(*a) * f64::from(*b))
-            .sum();
-        assert!(
-            (slope - dot).abs() <= tolerance * slope.abs().max(1.0),
-            "{slope} {dot}"
-        );
+        let dot: f64 = g.iter().zip(&*v).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        assert!((slope - dot).abs() <= tolerance * slope.abs().max(1.0), "{slope} {dot}");
     }
 }
 
 /// Sum of the elementwise product, in f64: a scalar loss whose gradient in `y` is `dy`.
 pub fn dot(y: &Tensor, dy: &Tensor) -> f64 {
     let (y, dy) = (view(y).unwrap(), view(dy).unwrap());
-    y.iter()
-        .zip(&*dy)
-        .map(|(a, b)| f64::from(*a) * f64::from(*b))
-        .sum()
+    y.iter().zip(&*dy).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }

@@ -68,11 +68,7 @@ impl AdamW {
                 std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
                 std::collections::btree_map::Entry::Vacant(e) => {
                     let zero = || zeros(param.shape(), param.device());
-                    e.insert(Moments {
-                        m: zero()?,
-                        v: zero()?,
-                        step: 0,
-                    })
+                    e.insert(Moments { m: zero()?, v: zero()?, step: 0 })
                 }
             };
             moments.step += 1;
@@ -155,15 +151,8 @@ mod tests {
 
     #[test]
     fn kernel_matches_composed_form_over_steps() {
-        let adamw = AdamW {
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-        };
-        let rate = Rate {
-            lr: 1e-2,
-            weight_decay: 0.1,
-        };
+        let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+        let rate = Rate { lr: 1e-2, weight_decay: 0.1 };
         let start = random(1, 40_000);
         let mut params = Params::default();
         let id = params.push("w".into(), start.copy().unwrap(), Role::Matrix);
@@ -171,19 +160,13 @@ mod tests {
         let mut state = State::new();
         let reference = start.copy().unwrap();
         let zero = || start.zeros_like().unwrap();
-        let mut moments = Moments {
-            m: zero(),
-            v: zero(),
-            step: 0,
-        };
+        let mut moments = Moments { m: zero(), v: zero(), step: 0 };
         for step in 0..5u64 {
             let grad = random(10 + step, 40_000);
             let mut grads = Grads::new(&params);
             let (slot, _) = grads.slot(id, &grad).unwrap().unwrap();
             *slot = grad.copy().unwrap();
-            adamw
-                .step(&params, &grads, &mut state, 0.5, |_| rate)
-                .unwrap();
+            adamw.step(&params, &grads, &mut state, 0.5, |_| rate).unwrap();
             moments.step += 1;
             let t = moments.step as f64;
             let consts = (
@@ -191,9 +174,7 @@ mod tests {
                 (1.0 - 0.999f64.powf(t)).sqrt() as f32,
                 (1.0 - rate.lr * rate.weight_decay) as f32,
             );
-            adamw
-                .update_composed(&reference, &grad, &mut moments, 0.5, consts)
-                .unwrap();
+            adamw.update_composed(&reference, &grad, &mut moments, 0.5, consts).unwrap();
             close(params.value(id), &reference, 1e-6);
         }
         assert_eq!(state[&id].step, 5);

@@ -128,82 +128,30 @@ mod tests {
     use super::*;
 
     fn check(kind: Kind, warmup: u64, total: u64, expected: &[(u64, f64)]) {
-        let schedule = Schedule {
-            kind,
-            warmup,
-            total,
-        };
+        let schedule = Schedule { kind, warmup, total };
         for (step, factor) in expected {
             let got = schedule.factor(*step);
-            assert!(
-                (got - factor).abs() < 1e-12,
-                "{kind:?} at {step}: {got}, expected {factor}"
-            );
+            assert!((got - factor).abs() < 1e-12, "{kind:?} at {step}: {got}, expected {factor}");
         }
     }
 
     #[test]
     fn factors_at_known_steps() {
-        check(
-            Kind::Linear,
-            0,
-            10,
-            &[(0, 1.0), (5, 0.5), (10, 0.0), (12, 0.0)],
-        );
-        check(
-            Kind::Linear,
-            4,
-            10,
-            &[(0, 0.0), (2, 0.5), (4, 1.0), (7, 0.5)],
-        );
+        check(Kind::Linear, 0, 10, &[(0, 1.0), (5, 0.5), (10, 0.0), (12, 0.0)]);
+        check(Kind::Linear, 4, 10, &[(0, 0.0), (2, 0.5), (4, 1.0), (7, 0.5)]);
         let cosine = Kind::Cosine { cycles: 0.5 };
-        check(
-            cosine,
-            0,
-            10,
-            &[(0, 1.0), (1, 0.975_528_258_147_576_8), (5, 0.5), (10, 0.0)],
-        );
+        check(cosine, 0, 10, &[(0, 1.0), (1, 0.975_528_258_147_576_8), (5, 0.5), (10, 0.0)]);
         let restarts = Kind::CosineWithRestarts { cycles: 2.0 };
         check(restarts, 0, 8, &[(0, 1.0), (2, 0.5), (4, 1.0), (8, 0.0)]);
         check(Kind::Constant, 5, 10, &[(0, 1.0), (9, 1.0)]);
-        check(
-            Kind::ConstantWithWarmup,
-            4,
-            10,
-            &[(1, 0.25), (4, 1.0), (9, 1.0)],
-        );
-        check(
-            Kind::InverseSqrt { timescale: 4.0 },
-            4,
-            10,
-            &[(2, 0.5), (4, 1.0), (16, 0.5)],
-        );
-        check(
-            Kind::CosineWithMin { min: 0.1 },
-            0,
-            10,
-            &[(0, 1.0), (5, 0.55), (10, 0.1)],
-        );
-        let poly = Kind::Polynomial {
-            power: 1.0,
-            end: 0.1,
-        };
+        check(Kind::ConstantWithWarmup, 4, 10, &[(1, 0.25), (4, 1.0), (9, 1.0)]);
+        check(Kind::InverseSqrt { timescale: 4.0 }, 4, 10, &[(2, 0.5), (4, 1.0), (16, 0.5)]);
+        check(Kind::CosineWithMin { min: 0.1 }, 0, 10, &[(0, 1.0), (5, 0.55), (10, 0.1)]);
+        let poly = Kind::Polynomial { power: 1.0, end: 0.1 };
         check(poly, 0, 10, &[(0, 1.0), (5, 0.55), (10, 0.1), (11, 0.1)]);
-        let wsd = Kind::WarmupStableDecay {
-            stable: 3,
-            decay: 4,
-            min: 0.0,
-        };
-        check(
-            wsd,
-            2,
-            9,
-            &[(1, 0.5), (2, 1.0), (4, 1.0), (7, 0.5), (9, 0.0)],
-        );
-        let warm = Kind::CosineWarmupWithMin {
-            min: 0.0,
-            from: None,
-        };
+        let wsd = Kind::WarmupStableDecay { stable: 3, decay: 4, min: 0.0 };
+        check(wsd, 2, 9, &[(1, 0.5), (2, 1.0), (4, 1.0), (7, 0.5), (9, 0.0)]);
+        let warm = Kind::CosineWarmupWithMin { min: 0.0, from: None };
         check(warm, 2, 6, &[(0, 0.5), (1, 1.0), (3, 0.5), (5, 0.0)]);
     }
 }

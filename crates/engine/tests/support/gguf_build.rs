@@ -16,10 +16,8 @@ pub struct Rng(pub u64);
 
 impl Rng {
     pub fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 
@@ -49,50 +47,24 @@ pub fn build(arch: &str, more: Value, dtype: GgmlDType) -> (Vec<u8>, Weights, Mo
         let shape = spec.shape.as_slice();
         let rotated =
             arch == "llama" && (spec.name.contains("q_proj") || spec.name.contains("k_proj"));
-        let file_order = if rotated {
-            interleave(&values, shape, config.head_dim)
-        } else {
-            values
-        };
-        let shift = f32::from(u8::from(
-            arch.starts_with("gemma") && spec.kind == ParamKind::Norm,
-        ));
+        let file_order = if rotated { interleave(&values, shape, config.head_dim) } else { values };
+        let shift = f32::from(u8::from(arch.starts_with("gemma") && spec.kind == ParamKind::Norm));
         let stored: Vec<f32> = file_order.iter().map(|x| x + shift).collect();
         let tensor = Tensor::from_vec(stored, shape, &Device::Cpu).unwrap();
         let matrix = matches!(spec.kind, ParamKind::Matrix | ParamKind::Embedding);
         let packed =
             QTensor::quantize(&tensor, if matrix { dtype } else { GgmlDType::F32 }).unwrap();
-        let unpacked = packed
-            .dequantize(&Device::Cpu)
-            .unwrap()
-            .flatten_all()
-            .unwrap();
-        let unpacked: Vec<f32> = unpacked
-            .to_vec1::<f32>()
-            .unwrap()
-            .iter()
-            .map(|x| x - shift)
-            .collect();
-        let model_order = if rotated {
-            separate(&unpacked, shape, config.head_dim)
-        } else {
-            unpacked
-        };
-        expected.insert(
-            spec.name.clone(),
-            WeightData::f32(shape.to_vec(), model_order),
-        );
+        let unpacked = packed.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap();
+        let unpacked: Vec<f32> =
+            unpacked.to_vec1::<f32>().unwrap().iter().map(|x| x - shift).collect();
+        let model_order =
+            if rotated { separate(&unpacked, shape, config.head_dim) } else { unpacked };
+        expected.insert(spec.name.clone(), WeightData::f32(shape.to_vec(), model_order));
         tensors.push((name_in_file(arch, &spec.name), packed));
     }
     if let RopeKind::Llama3 { .. } = config.rope.kind {
-        let plain = engine::model::config::Rope {
-            kind: RopeKind::Default,
-            ..config.rope.clone()
-        };
-        let (plain, scaled) = (
-            inv_freq(&plain, config.head_dim, 1).0,
-            config.rope_inv_freq(0).0,
-        );
+        let plain = engine::model::config::Rope { kind: RopeKind::Default, ..config.rope.clone() };
+        let (plain, scaled) = (inv_freq(&plain, config.head_dim, 1).0, config.rope_inv_freq(0).0);
         let factors: Vec<f32> = plain.iter().zip(&scaled).map(|(p, s)| p / s).collect();
         let tensor = Tensor::from_vec(factors, config.head_dim / 2, &Device::Cpu).unwrap();
         tensors.push((
@@ -101,14 +73,8 @@ pub fn build(arch: &str, more: Value, dtype: GgmlDType) -> (Vec<u8>, Weights, Mo
         ));
     }
     let meta = metadata(arch, &config);
-    let meta: Vec<_> = meta
-        .iter()
-        .map(|(key, value)| (key.as_str(), value))
-        .collect();
-    let tensors: Vec<_> = tensors
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor))
-        .collect();
+    let meta: Vec<_> = meta.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let mut out = Cursor::new(Vec::new());
     write(&mut out, &meta, &tensors).unwrap();
     (out.into_inner(), expected, config)
@@ -126,10 +92,7 @@ fn metadata(arch: &str, config: &ModelConfig) -> Vec<(String, Meta)> {
     put("attention.head_count_kv", int(config.num_key_value_heads));
     put("attention.key_length", int(config.head_dim));
     put("attention.value_length", int(config.head_dim));
-    put(
-        "attention.layer_norm_rms_epsilon",
-        Meta::F32(config.rms_norm_eps as f32),
-    );
+    put("attention.layer_norm_rms_epsilon", Meta::F32(config.rms_norm_eps as f32));
     put("rope.freq_base", Meta::F32(config.rope.theta as f32));
     put("rope.dimension_count", int(config.head_dim));
     if let Some(window) = config.windows.iter().flatten().next() {
@@ -167,19 +130,10 @@ fn name_in_file(arch: &str, name: &str) -> String {
         ("input_layernorm", "attn_norm"),
         ("pre_feedforward_layernorm", "ffn_norm"),
         ("post_feedforward_layernorm", "post_ffw_norm"),
-        (
-            "post_attention_layernorm",
-            if gemma {
-                "post_attention_norm"
-            } else {
-                "ffn_norm"
-            },
-        ),
+        ("post_attention_layernorm", if gemma { "post_attention_norm" } else { "ffn_norm" }),
         ("model.layers", "blk"),
     ];
-    table.iter().fold(name.to_owned(), |name, (ours, theirs)| {
-        name.replace(ours, theirs)
-    })
+    table.iter().fold(name.to_owned(), |name, (ours, theirs)| name.replace(ours, theirs))
 }
 
 /// llama.cpp's order: reshape(heads, 2, dim / 2, cols).swapaxes(1, 2).

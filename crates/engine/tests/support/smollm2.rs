@@ -8,18 +8,10 @@ use std::sync::OnceLock;
 pub fn gguf() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        let script = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../scripts/fetch_smollm2.sh"
-        );
-        let out = Command::new("bash")
-            .arg(script)
-            .output()
-            .expect("bash runs");
-        let (text, log) = (
-            String::from_utf8_lossy(&out.stdout),
-            String::from_utf8_lossy(&out.stderr),
-        );
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/fetch_smollm2.sh");
+        let out = Command::new("bash").arg(script).output().unwrap_or_else(|e| panic!("bash: {e}"));
+        let (text, log) =
+            (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         assert!(out.status.success(), "{script}: {log}");
         PathBuf::from(text.trim())
     })

@@ -6,31 +6,18 @@ use crate::manifest::{Fault, NAME};
 
 fn facts(step: u64) -> Facts {
     let cpu_features = vec!["avx2".to_owned()];
-    Facts {
-        step,
-        engine_version: "0.1.0".into(),
-        threads: 2,
-        cpu_features,
-    }
+    Facts { step, engine_version: "0.1.0".into(), threads: 2, cpu_features }
 }
 
 fn save(dir: &RunDir, step: u64) -> PathBuf {
     let staged = Staged::begin(dir, step).unwrap();
-    fs::write(
-        staged.path().join("weights.safetensors"),
-        step.to_string().repeat(100),
-    )
-    .unwrap();
+    fs::write(staged.path().join("weights.safetensors"), step.to_string().repeat(100)).unwrap();
     fs::write(staged.path().join("state.json"), "{}").unwrap();
     staged.publish(facts(step)).unwrap()
 }
 
 fn steps(dir: &RunDir) -> Vec<u64> {
-    dir.checkpoints()
-        .unwrap()
-        .iter()
-        .map(|checkpoint| checkpoint.step)
-        .collect()
+    dir.checkpoints().unwrap().iter().map(|checkpoint| checkpoint.step).collect()
 }
 
 fn names(dir: &RunDir) -> Vec<String> {
@@ -58,11 +45,7 @@ fn published_ones_verify_newest_first() {
     assert_eq!(manifest.files["weights.safetensors"].length, 300);
     assert!(search.rejected.is_empty());
     assert!(
-        RunDir::new(root.path().join("none"))
-            .newest_complete_checkpoint()
-            .unwrap()
-            .found
-            .is_none()
+        RunDir::new(root.path().join("none")).newest_complete_checkpoint().unwrap().found.is_none()
     );
 }
 
@@ -76,15 +59,7 @@ fn an_unpublished_one_leaves_nothing_and_a_killed_one_is_swept() {
     let killed = Staged::begin(&dir, 10).unwrap();
     fs::write(killed.path().join("weights.safetensors"), "half").unwrap();
     std::mem::forget(killed);
-    assert_eq!(
-        dir.newest_complete_checkpoint()
-            .unwrap()
-            .found
-            .unwrap()
-            .0
-            .step,
-        5
-    );
+    assert_eq!(dir.newest_complete_checkpoint().unwrap().found.unwrap().0.step, 5);
     assert_eq!(atomic::sweep(dir.path()).unwrap(), 1);
     assert_eq!(names(&dir), ["checkpoint-5"]);
 }
@@ -175,9 +150,7 @@ fn every_damage_is_noticed_named_and_passed_over() {
         damage(&save(&dir, 10));
         let search = dir.newest_complete_checkpoint().unwrap();
         assert_eq!(search.found.unwrap().0.step, 5, "{part}");
-        let [(checkpoint, fault)] = search.rejected.as_slice() else {
-            panic!("one rejected")
-        };
+        let [(checkpoint, fault)] = search.rejected.as_slice() else { panic!("one rejected") };
         assert_eq!(checkpoint.step, 10);
         assert!(expected(fault), "{fault:?}");
         assert!(

@@ -35,10 +35,7 @@ impl Config {
         let mut rules = Rules::default();
         let r = &mut rules;
         r.refuse(
-            self.model_name_or_path
-                .as_deref()
-                .unwrap_or_default()
-                .is_empty(),
+            self.model_name_or_path.as_deref().unwrap_or_default().is_empty(),
             "model_name_or_path",
             "Please provide `model_name_or_path`.",
         );
@@ -49,11 +46,7 @@ impl Config {
         if purpose == Purpose::Train {
             self.check_training(r);
         }
-        if rules.errors.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError::new(rules.errors))
-        }
+        if rules.errors.is_empty() { Ok(()) } else { Err(ConfigError::new(rules.errors)) }
     }
 
     fn check_data(&self, r: &mut Rules, purpose: Purpose) {
@@ -61,11 +54,7 @@ impl Config {
         let split = self.val_size > NO_SPLIT;
         let needed = dataset || (purpose != Purpose::Train && eval);
         r.refuse(!needed, "dataset", "Please specify dataset for training.");
-        r.refuse(
-            split && !dataset,
-            "val_size",
-            "Cannot specify `val_size` if `dataset` is None.",
-        );
+        r.refuse(split && !dataset, "val_size", "Cannot specify `val_size` if `dataset` is None.");
         r.refuse(
             split && eval,
             "val_size",
@@ -149,11 +138,7 @@ impl Config {
         }
         r.refuse(
             lora && (self.use_galore || self.use_badam),
-            if self.use_badam {
-                "use_badam"
-            } else {
-                "use_galore"
-            },
+            if self.use_badam { "use_badam" } else { "use_galore" },
             "Cannot use LoRA with GaLore, APOLLO or BAdam together.",
         );
         r.refuse(
@@ -235,9 +220,7 @@ impl Config {
     fn check_schedule(&self, r: &mut Rules) {
         let field = "lr_scheduler_kwargs";
         let given = |name: &str| {
-            self.lr_scheduler_kwargs
-                .as_ref()
-                .is_some_and(|kwargs| kwargs.get(name).is_some())
+            self.lr_scheduler_kwargs.as_ref().is_some_and(|kwargs| kwargs.get(name).is_some())
         };
         let needs_min = matches!(
             self.lr_scheduler_type,
@@ -257,11 +240,7 @@ impl Config {
         let wrong =
             kwargs.find(|(_, value)| !value.is_number() && !value.is_string() && !value.is_null());
         if let Some((name, value)) = wrong {
-            r.refuse(
-                true,
-                field,
-                &format!("{name} is {value}, which is not a number"),
-            );
+            r.refuse(true, field, &format!("{name} is {value}, which is not a number"));
         }
     }
 }
@@ -274,10 +253,7 @@ struct Rules {
 impl Rules {
     fn refuse(&mut self, broken: bool, field: &str, message: &str) {
         if broken {
-            self.errors.push(FieldError {
-                field: field.to_owned(),
-                message: message.to_owned(),
-            });
+            self.errors.push(FieldError { field: field.to_owned(), message: message.to_owned() });
         }
     }
 }

@@ -28,46 +28,28 @@ impl Config {
         if self.warmup_steps >= 1.0 {
             return self.warmup_steps as u64;
         }
-        let share = if self.warmup_steps > 0.0 {
-            Some(self.warmup_steps)
-        } else {
-            self.warmup_ratio
-        };
+        let share =
+            if self.warmup_steps > 0.0 { Some(self.warmup_steps) } else { self.warmup_ratio };
         (share.unwrap_or(0.0) * total_steps as f64).ceil() as u64
     }
 
     /// Steps between log lines, of `total_steps`; `None` logs no steps.
     #[must_use]
     pub fn log_every(&self, total_steps: u64) -> Option<u64> {
-        interval(
-            self.logging_strategy == IntervalStrategy::Steps,
-            self.logging_steps,
-            total_steps,
-        )
+        interval(self.logging_strategy == IntervalStrategy::Steps, self.logging_steps, total_steps)
     }
 
     /// Steps between checkpoints, of `total_steps`; `None` where steps do not decide.
     #[must_use]
     pub fn save_every(&self, total_steps: u64) -> Option<u64> {
-        interval(
-            self.save_strategy == SaveStrategy::Steps,
-            self.save_steps,
-            total_steps,
-        )
+        interval(self.save_strategy == SaveStrategy::Steps, self.save_steps, total_steps)
     }
 
     /// Steps between evaluations, of `total_steps`; `None` where steps do not decide.
     #[must_use]
     pub fn eval_every(&self, total_steps: u64) -> Option<u64> {
-        let every = self
-            .eval_steps
-            .filter(|every| *every > 0.0)
-            .unwrap_or(self.logging_steps);
-        interval(
-            self.eval_strategy == IntervalStrategy::Steps,
-            every,
-            total_steps,
-        )
+        let every = self.eval_steps.filter(|every| *every > 0.0).unwrap_or(self.logging_steps);
+        interval(self.eval_strategy == IntervalStrategy::Steps, every, total_steps)
     }
 
     /// Whether anything is to be evaluated, during training or after it.
@@ -82,11 +64,7 @@ fn interval(by_steps: bool, every: f64, total_steps: u64) -> Option<u64> {
     if !by_steps || every <= 0.0 {
         return None;
     }
-    let every = if every < 1.0 {
-        (every * total_steps as f64).ceil()
-    } else {
-        every
-    };
+    let every = if every < 1.0 { (every * total_steps as f64).ceil() } else { every };
     Some((every as u64).max(1))
 }
 
@@ -110,17 +88,10 @@ mod tests {
 
     #[test]
     fn warm_up_by_steps_goes_before_the_ratio() {
-        for (steps, ratio, expected) in [
-            (0.0, None, 0),
-            (0.0, Some(0.1), 18),
-            (7.0, Some(0.1), 7),
-            (0.5, Some(0.1), 86),
-        ] {
-            let config = Config {
-                warmup_steps: steps,
-                warmup_ratio: ratio,
-                ..Config::default()
-            };
+        for (steps, ratio, expected) in
+            [(0.0, None, 0), (0.0, Some(0.1), 18), (7.0, Some(0.1), 7), (0.5, Some(0.1), 86)]
+        {
+            let config = Config { warmup_steps: steps, warmup_ratio: ratio, ..Config::default() };
             assert_eq!(config.warmup(171), expected);
         }
     }
@@ -128,27 +99,11 @@ mod tests {
     #[test]
     fn what_is_left_out_follows_from_the_rest() {
         let config = Config::default();
-        assert_eq!(
-            (config.alpha(), config.packs(), config.order_seed()),
-            (16, false, 42)
-        );
-        let config = Config {
-            stage: Stage::Pt,
-            data_seed: Some(7),
-            ..config
-        };
+        assert_eq!((config.alpha(), config.packs(), config.order_seed()), (16, false, 42));
+        let config = Config { stage: Stage::Pt, data_seed: Some(7), ..config };
         assert_eq!((config.packs(), config.order_seed()), (true, 7));
-        let config = Config {
-            packing: Some(false),
-            ..config
-        };
+        let config = Config { packing: Some(false), ..config };
         assert!(!config.packs());
-        assert!(
-            Config {
-                neat_packing: true,
-                ..config
-            }
-            .packs()
-        );
+        assert!(Config { neat_packing: true, ..config }.packs());
     }
 }

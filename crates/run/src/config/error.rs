@@ -36,10 +36,7 @@ impl ConfigError {
     }
 
     pub(super) fn one(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::new(vec![FieldError {
-            field: field.into(),
-            message: message.into(),
-        }])
+        Self::new(vec![FieldError { field: field.into(), message: message.into() }])
     }
 
     pub(super) fn in_file(mut self, path: &Path) -> Self {
@@ -77,10 +74,7 @@ impl fmt::Display for FieldError {
 
 impl Notice {
     pub(super) fn no_effect(field: &'static str, why: &str) -> Self {
-        Self {
-            field,
-            text: format!("`{field}` has no effect here: {why}"),
-        }
+        Self { field, text: format!("`{field}` has no effect here: {why}") }
     }
 }
 

@@ -18,20 +18,13 @@ fn nearest(name: &str) -> Option<&'static str> {
     if name.len() > LONGEST {
         return None;
     }
-    let name = name
-        .trim_start_matches('-')
-        .replace('-', "_")
-        .to_lowercase();
+    let name = name.trim_start_matches('-').replace('-', "_").to_lowercase();
     let limit = (name.chars().count() / 3).max(1);
     FIELDS
         .iter()
         .map(|field| {
             // Between equals, one that works is the likelier wish.
-            (
-                distance(&name, field.name),
-                !matches!(field.class, Class::Done),
-                field.name,
-            )
+            (distance(&name, field.name), !matches!(field.class, Class::Done), field.name)
         })
         .min()
         .filter(|(distance, ..)| *distance <= limit)

@@ -17,30 +17,20 @@ type Pairs = Vec<(String, Value)>;
 
 /// Reads a `.yaml`, `.yml` or `.json` file.
 pub(super) fn file(path: &Path) -> Result<Pairs, ConfigError> {
-    let kind = path
-        .extension()
-        .and_then(|name| name.to_str())
-        .map(str::to_ascii_lowercase);
+    let kind = path.extension().and_then(|name| name.to_str()).map(str::to_ascii_lowercase);
     let read: fn(&str) -> Result<Pairs, String> = match kind.as_deref() {
         Some("yaml" | "yml") => yaml,
         Some("json") => json,
         _ => return Err(whole("a config file ends in .yaml, .yml or .json")),
     };
-    let length = fs::metadata(path)
-        .map_err(|error| whole(error.to_string()))?
-        .len();
+    let length = fs::metadata(path).map_err(|error| whole(error.to_string()))?.len();
     if length > LARGEST_FILE {
-        return Err(whole(format!(
-            "{length} bytes are too many for a config file"
-        )));
+        return Err(whole(format!("{length} bytes are too many for a config file")));
     }
     let text = fs::read_to_string(path).map_err(|error| whole(error.to_string()))?;
     let pairs = read(text.trim_start_matches('\u{feff}')).map_err(whole)?;
     for (name, value) in &pairs {
-        if value
-            .as_str()
-            .is_some_and(|text| text.starts_with("${") && text.ends_with('}'))
-        {
+        if value.as_str().is_some_and(|text| text.starts_with("${") && text.ends_with('}')) {
             return Err(ConfigError::one(
                 name,
                 "${...} is not replaced here; write the value itself",
@@ -62,10 +52,9 @@ pub(super) fn yaml(text: &str) -> Result<Pairs, String> {
     })?;
     match value {
         Yaml::Null => Ok(Vec::new()),
-        Yaml::Mapping(map) => map
-            .into_iter()
-            .map(|(name, value)| Ok((key(name)?, plain(value)?)))
-            .collect(),
+        Yaml::Mapping(map) => {
+            map.into_iter().map(|(name, value)| Ok((key(name)?, plain(value)?))).collect()
+        }
         _ => Err("the file does not hold `name: value` lines".to_owned()),
     }
 }

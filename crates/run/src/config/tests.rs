@@ -91,14 +91,9 @@ fn badam_is_done() -> bool {
 #[test]
 fn the_missions_run_reads_alike_from_a_file_and_from_flags() {
     let (yaml, flags) = if badam_is_done() {
-        let flags: String = MISSION_BADAM
-            .lines()
-            .map(|line| format!(" --{}", line.replace(": ", " ")))
-            .collect();
-        (
-            MISSION_YAML.to_owned() + MISSION_BADAM,
-            MISSION_FLAGS.to_owned() + &flags,
-        )
+        let flags: String =
+            MISSION_BADAM.lines().map(|line| format!(" --{}", line.replace(": ", " "))).collect();
+        (MISSION_YAML.to_owned() + MISSION_BADAM, MISSION_FLAGS.to_owned() + &flags)
     } else {
         (MISSION_YAML.to_owned(), MISSION_FLAGS.to_owned())
     };
@@ -109,33 +104,17 @@ fn the_missions_run_reads_alike_from_a_file_and_from_flags() {
     let mut sorted = notices.clone();
     sorted.sort_by_key(|notice| notice.field);
     assert_eq!((&config.to_map(), &sorted), (&same.to_map(), &same_notices));
-    assert!(
-        notices.iter().any(|notice| notice.field == "ddp_timeout"),
-        "{notices:?}"
-    );
+    assert!(notices.iter().any(|notice| notice.field == "ddp_timeout"), "{notices:?}");
     config.check().unwrap();
-    assert_eq!(
-        config.model_name_or_path.as_deref(),
-        Some("Qwen/Qwen2-0.5B")
-    );
-    assert_eq!(
-        (config.stage, config.finetuning_type),
-        (Stage::Sft, FinetuningType::Full)
-    );
+    assert_eq!(config.model_name_or_path.as_deref(), Some("Qwen/Qwen2-0.5B"));
+    assert_eq!((config.stage, config.finetuning_type), (Stage::Sft, FinetuningType::Full));
     assert_eq!(config.lr_scheduler_type, SchedulerType::Cosine);
     assert_eq!((config.learning_rate, config.num_train_epochs), (5e-5, 3.0));
     assert_eq!((config.cutoff_len, config.max_samples), (1024, Some(1000)));
-    assert_eq!(
-        (config.packing, config.val_size, config.fp16),
-        (Some(false), 0.1, true)
-    );
+    assert_eq!((config.packing, config.val_size, config.fp16), (Some(false), 0.1, true));
     assert_eq!(config.include_num_input_tokens_seen, TokensSeen::All);
     assert_eq!(
-        (
-            config.save_every(171),
-            config.eval_every(171),
-            config.log_every(171)
-        ),
+        (config.save_every(171), config.eval_every(171), config.log_every(171)),
         (Some(100), Some(100), Some(5))
     );
     let (again, again_notices) = Config::from_map(&config.to_map()).unwrap();
@@ -152,10 +131,7 @@ fn yaml_is_read_as_pyyaml_and_omegaconf_write_it() {
     let (config, notices) = from_yaml(text).unwrap();
     assert!(notices.is_empty());
     assert_eq!((config.learning_rate, config.adam_epsilon), (1e-4, 1e-8));
-    assert_eq!(
-        (config.plot_loss, config.do_train, config.do_eval),
-        (true, true, false)
-    );
+    assert_eq!((config.plot_loss, config.do_train, config.do_eval), (true, true, false));
     assert_eq!(
         (config.eval_strategy, config.val_size, config.seed),
         (IntervalStrategy::No, 0.1, 7)
@@ -163,16 +139,10 @@ fn yaml_is_read_as_pyyaml_and_omegaconf_write_it() {
     assert_eq!((config.template, config.lora_alpha), (None, None));
     assert_eq!(
         (config.dataset, config.lora_target),
-        (
-            vec!["a".into(), "b".into()],
-            vec!["q_proj".into(), "v_proj".into()]
-        )
+        (vec!["a".into(), "b".into()], vec!["q_proj".into(), "v_proj".into()])
     );
     assert_eq!(config.default_system.as_deref(), Some("two\nlines\n"));
-    assert_eq!(
-        Value::from(config.lr_scheduler_kwargs.unwrap()),
-        json!({"min_lr": 1e-6})
-    );
+    assert_eq!(Value::from(config.lr_scheduler_kwargs.unwrap()), json!({"min_lr": 1e-6}));
     assert_eq!(from_yaml("").unwrap().0, Config::default());
 }
 
@@ -183,10 +153,7 @@ fn files_that_cannot_be_read_name_themselves_and_the_line() {
         let path = root.path().join(name);
         fs::write(&path, text).unwrap();
         let message = Config::from_file(&path).unwrap_err().to_string();
-        assert!(
-            message.starts_with(&format!("{}: ", path.display())),
-            "{message}"
-        );
+        assert!(message.starts_with(&format!("{}: ", path.display())), "{message}");
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
     };
@@ -199,28 +166,13 @@ fn files_that_cannot_be_read_name_themselves_and_the_line() {
         "model_name_or_path: ${oc.env:HOME}\n",
         &["model_name_or_path", "not replaced"],
     );
-    check(
-        "a.yaml",
-        "learning_rate: .nan\n",
-        &["learning_rate", "`.nan` is not a number"],
-    );
-    check(
-        "a.json",
-        "{\n\"seed\": 1,\n\"stage\" 2}",
-        &["line 3 column"],
-    );
-    check(
-        "a.json",
-        r#"{"seed": 1, "seed": 2}"#,
-        &["`seed` comes twice"],
-    );
+    check("a.yaml", "learning_rate: .nan\n", &["learning_rate", "`.nan` is not a number"]);
+    check("a.json", "{\n\"seed\": 1,\n\"stage\" 2}", &["line 3 column"]);
+    check("a.json", r#"{"seed": 1, "seed": 2}"#, &["`seed` comes twice"]);
     check("a.json", "[1]", &["an object of names and values"]);
     check("a.toml", "seed = 1", &["ends in .yaml, .yml or .json"]);
     let message = Config::from_file("/no/such.yaml").unwrap_err().to_string();
-    assert!(
-        message.starts_with("/no/such.yaml: No such file"),
-        "{message}"
-    );
+    assert!(message.starts_with("/no/such.yaml: No such file"), "{message}");
 }
 
 #[test]
@@ -228,15 +180,8 @@ fn all_mistakes_are_told_at_once() {
     let error =
         from_yaml("lerning_rate: 1\nseed: x\nstage: dpo\ndeepspeed: ds_z2.json\ncutoff_len: -1\n")
             .unwrap_err();
-    let fields: Vec<&str> = error
-        .errors
-        .iter()
-        .map(|error| error.field.as_str())
-        .collect();
-    assert_eq!(
-        fields,
-        ["lerning_rate", "seed", "stage", "deepspeed", "cutoff_len"]
-    );
+    let fields: Vec<&str> = error.errors.iter().map(|error| error.field.as_str()).collect();
+    assert_eq!(fields, ["lerning_rate", "seed", "stage", "deepspeed", "cutoff_len"]);
     let mut error = error;
     error.file = None;
     assert_eq!(
@@ -251,27 +196,15 @@ fn all_mistakes_are_told_at_once() {
 
 #[test]
 fn what_asks_for_nothing_is_never_refused() {
-    for value in [
-        json!(null),
-        json!(false),
-        json!(""),
-        json!("none"),
-        json!("None"),
-        json!([]),
-    ] {
+    for value in [json!(null), json!(false), json!(""), json!("none"), json!("None"), json!([])] {
         for name in ["deepspeed", "report_to", "fsdp", "moe_aux_loss_coef"] {
             assert!(from_json(json!({ name: value })).is_ok(), "{name}: {value}");
         }
     }
-    for (name, value) in [
-        ("pref_beta", json!("0.1")),
-        ("use_apollo", json!("False")),
-        ("oft_rank", json!(0.0)),
-    ] {
-        assert_eq!(
-            from_json(json!({ name: value })).unwrap().0,
-            Config::default()
-        );
+    for (name, value) in
+        [("pref_beta", json!("0.1")), ("use_apollo", json!("False")), ("oft_rank", json!(0.0))]
+    {
+        assert_eq!(from_json(json!({ name: value })).unwrap().0, Config::default());
     }
     for (name, value) in [
         ("report_to", json!("wandb")),
@@ -291,20 +224,11 @@ fn no_effect_is_said_once_and_kept_but_secrets_are_not() {
     }))
     .unwrap();
     let texts: Vec<&str> = notices.iter().map(|notice| notice.text.as_str()).collect();
-    assert_eq!(
-        texts[0],
-        "`use_cpu` has no effect here: the CPU is the only device of this build"
-    );
+    assert_eq!(texts[0], "`use_cpu` has no effect here: the CPU is the only device of this build");
     let fields: Vec<&str> = notices.iter().map(|notice| notice.field).collect();
-    assert_eq!(
-        fields[..3],
-        ["use_cpu", "dataloader_num_workers", "hub_token"]
-    );
+    assert_eq!(fields[..3], ["use_cpu", "dataloader_num_workers", "hub_token"]);
     let map = Value::from(config.to_map());
-    assert_eq!(
-        map,
-        json!({"fp16": true, "use_cpu": true, "dataloader_num_workers": 4})
-    );
+    assert_eq!(map, json!({"fp16": true, "use_cpu": true, "dataloader_num_workers": 4}));
     let (_, again) = from_json(map).unwrap();
     assert_eq!(again.len(), notices.len() - 1);
 }
@@ -317,34 +241,16 @@ fn flags_are_read_as_transformers_reads_them() {
         assert_eq!(Value::from(config.to_map()), expected, "{flags:?}");
     };
     check(&[], json!({}));
-    check(
-        &["--plot_loss", "--seed", "1"],
-        json!({"plot_loss": true, "seed": 1}),
-    );
-    check(
-        &["--seed=1", "--lora-rank", "4"],
-        json!({"lora_rank": 4, "seed": 1}),
-    );
+    check(&["--plot_loss", "--seed", "1"], json!({"plot_loss": true, "seed": 1}));
+    check(&["--seed=1", "--lora-rank", "4"], json!({"lora_rank": 4, "seed": 1}));
     check(&["--seed", "1", "--seed", "2"], json!({"seed": 2}));
     check(&["--max_steps", "-1"], json!({}));
     check(&["--no_enable_thinking"], json!({"enable_thinking": false}));
-    check(
-        &["--no-ignore-pad-token-for-loss"],
-        json!({"ignore_pad_token_for_loss": false}),
-    );
+    check(&["--no-ignore-pad-token-for-loss"], json!({"ignore_pad_token_for_loss": false}));
     check(&["--dataset", "a", "b"], json!({"dataset": "a,b"}));
-    check(
-        &["--dataset", "a,b", "--dataset", "c"],
-        json!({"dataset": "a,b,c"}),
-    );
-    check(
-        &["--include_num_input_tokens_seen"],
-        json!({"include_num_input_tokens_seen": "all"}),
-    );
-    check(
-        &["--default_system", "a b --c"],
-        json!({"default_system": "a b --c"}),
-    );
+    check(&["--dataset", "a,b", "--dataset", "c"], json!({"dataset": "a,b,c"}));
+    check(&["--include_num_input_tokens_seen"], json!({"include_num_input_tokens_seen": "all"}));
+    check(&["--default_system", "a b --c"], json!({"default_system": "a b --c"}));
     check(&["--default_system="], json!({"default_system": ""}));
     check(&["--run_name=--x"], json!({"run_name": "--x"}));
     check(
@@ -355,22 +261,13 @@ fn flags_are_read_as_transformers_reads_them() {
         assert_eq!(Config::from_flags(flags).unwrap_err().to_string(), expected);
     };
     wrong(&["--seed"], "seed: it needs a value");
-    wrong(
-        &["x", "--seed", "1"],
-        "`x` belongs to no argument; they look like --name value",
-    );
+    wrong(&["x", "--seed", "1"], "`x` belongs to no argument; they look like --name value");
     wrong(
         &["--run_name", "a", "b"],
         "run_name: it takes one value, and `b` is a second; quote text with spaces",
     );
-    wrong(
-        &["--sede", "1"],
-        "unknown argument `sede`; did you mean `seed`?",
-    );
-    wrong(
-        &["--"],
-        "`--` belongs to no argument; they look like --name value",
-    );
+    wrong(&["--sede", "1"], "unknown argument `sede`; did you mean `seed`?");
+    wrong(&["--"], "`--` belongs to no argument; they look like --name value");
 }
 
 #[test]
@@ -378,26 +275,16 @@ fn overrides_go_last() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("a.yaml");
     fs::write(&path, "seed: 1\ndeepspeed: x.json\ndataset: a\n").unwrap();
-    let overrides = [
-        "seed=2",
-        "deepspeed=null",
-        "dataset=[b, c]",
-        "run_name='x=y'",
-        "plot_loss=True",
-    ];
+    let overrides =
+        ["seed=2", "deepspeed=null", "dataset=[b, c]", "run_name='x=y'", "plot_loss=True"];
     let (config, _) = Config::load(&path, &overrides).unwrap();
     let expected = json!({"dataset": "b,c", "run_name": "x=y", "plot_loss": true, "seed": 2});
     assert_eq!(Value::from(config.to_map()), expected);
     let mut config = config;
-    config
-        .apply_overrides(&["seed=42", "--learning_rate=1e-3"])
-        .unwrap();
+    config.apply_overrides(&["seed=42", "--learning_rate=1e-3"]).unwrap();
     assert_eq!((config.seed, config.learning_rate), (42, 1e-3));
     let before = config.clone();
-    let error = config
-        .apply_overrides(&["seed", "run_name=[a"])
-        .unwrap_err()
-        .to_string();
+    let error = config.apply_overrides(&["seed", "run_name=[a"]).unwrap_err().to_string();
     assert!(
         error.starts_with(
             "`seed` is no override; they look like name=value\nrun_name: `[a` is not YAML"

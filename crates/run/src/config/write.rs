@@ -7,9 +7,7 @@ use serde_json::{Map, Number, Value};
 use crate::fields::{Class, FIELDS, Field, Group, python_number, shown};
 
 /// Words that YAML 1.1 reads as something else than text.
-const NOT_TEXT: [&str; 11] = [
-    "", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n",
-];
+const NOT_TEXT: [&str; 11] = ["", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n"];
 
 /// `name: value` lines that both YAML 1.1 and 1.2 read alike.
 pub(super) fn yaml(map: &Map<String, Value>) -> String {
@@ -25,19 +23,13 @@ fn yaml_value(value: &Value) -> String {
         Value::String(text) => quoted(text),
         Value::Number(number) => yaml_number(number),
         Value::Array(items) => {
-            format!(
-                "[{}]",
-                items.iter().map(flow_value).collect::<Vec<_>>().join(", ")
-            )
+            format!("[{}]", items.iter().map(flow_value).collect::<Vec<_>>().join(", "))
         }
         Value::Object(map) => {
             let pair = |(name, value): (&String, &Value)| {
                 format!("{}: {}", quoted(name), flow_value(value))
             };
-            format!(
-                "{{{}}}",
-                map.iter().map(pair).collect::<Vec<_>>().join(", ")
-            )
+            format!("{{{}}}", map.iter().map(pair).collect::<Vec<_>>().join(", "))
         }
         other => other.to_string(),
     }
@@ -63,10 +55,7 @@ fn yaml_number(number: &Number) -> String {
 /// Text that needs no quotes: letters first, no word or sign that means something else.
 fn is_plain(text: &str) -> bool {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"_./@+-,".contains(&byte);
-    let first = text
-        .bytes()
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'/');
+    let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'/');
     first && text.bytes().all(safe) && !NOT_TEXT.contains(&text.to_ascii_lowercase().as_str())
 }
 
@@ -75,10 +64,7 @@ fn quoted(text: &str) -> String {
     let json = Value::from(text).to_string();
     json.chars().fold(String::new(), |mut out, char| {
         let code = u32::from(char);
-        if matches!(
-            code,
-            0x7f..=0x9f | 0x2028 | 0x2029 | 0xfeff | 0xfffe | 0xffff
-        ) {
+        if matches!(code, 0x7f..=0x9f | 0x2028 | 0x2029 | 0xfeff | 0xfffe | 0xffff) {
             let _ = write!(out, "\\u{code:04x}");
         } else {
             out.push(char);
@@ -89,19 +75,14 @@ fn quoted(text: &str) -> String {
 
 /// A command that any POSIX shell reads, one argument a line.
 pub(super) fn command(map: &Map<String, Value>) -> String {
-    map.iter()
-        .fold("tallow train".to_owned(), |mut out, (name, value)| {
-            let _ = write!(out, " \\\n    {}", argument(name, value));
-            out
-        })
+    map.iter().fold("tallow train".to_owned(), |mut out, (name, value)| {
+        let _ = write!(out, " \\\n    {}", argument(name, value));
+        out
+    })
 }
 
 fn argument(name: &str, value: &Value) -> String {
-    let text = if value.is_null() {
-        "null".to_owned()
-    } else {
-        shown(value)
-    };
+    let text = if value.is_null() { "null".to_owned() } else { shown(value) };
     if text.starts_with("--") {
         return shell_word(&format!("--{name}={text}"));
     }
@@ -130,15 +111,8 @@ table in `crates/run/src/fields`; a test keeps it equal (`UPDATE=1` rewrites it)
 pub(super) fn markdown() -> String {
     let mut out = HEAD.to_owned();
     for class in ["done", "no effect", "refused"] {
-        let count = FIELDS
-            .iter()
-            .filter(|field| class_name(field) == class)
-            .count();
-        let _ = write!(
-            out,
-            "{}{count} {class}",
-            if class == "done" { "\n" } else { ", " }
-        );
+        let count = FIELDS.iter().filter(|field| class_name(field) == class).count();
+        let _ = write!(out, "{}{count} {class}", if class == "done" { "\n" } else { ", " });
     }
     let _ = writeln!(out, ": {} in all.", FIELDS.len());
     for group in Group::ALL {

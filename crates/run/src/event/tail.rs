@@ -35,10 +35,7 @@ impl Tail {
     /// Starts at a byte offset: 0, or the `offset` of the last batch that was stored.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, offset: u64) -> Self {
-        Self {
-            path: path.into(),
-            offset,
-        }
+        Self { path: path.into(), offset }
     }
 
     /// The byte offset of the next read.
@@ -54,10 +51,7 @@ impl Tail {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&mut self) -> io::Result<Batch> {
-        let mut batch = Batch {
-            offset: self.offset,
-            ..Batch::default()
-        };
+        let mut batch = Batch { offset: self.offset, ..Batch::default() };
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(batch),
@@ -72,10 +66,7 @@ impl Tail {
             batch.offset = self.offset;
             return Ok(batch);
         };
-        for line in bytes
-            .split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
-        {
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice(line) {
                 Ok(event) => batch.events.push(event),
                 Err(_) => batch.skipped += 1,
@@ -121,12 +112,7 @@ mod tests {
     use crate::event::Body;
 
     fn line(seq: u64, text: &str) -> String {
-        let event = Event {
-            seq,
-            at_ms: 1,
-            elapsed_s: 0.5,
-            body: Body::info(text),
-        };
+        let event = Event { seq, at_ms: 1, elapsed_s: 0.5, body: Body::info(text) };
         serde_json::to_string(&event).unwrap() + "\n"
     }
 
@@ -141,11 +127,7 @@ mod tests {
         let mut tail = Tail::new(&path, 0);
         assert_eq!(tail.read().unwrap(), Batch::default());
         let text: String = (1..=5).map(|seq| line(seq, "so")).collect();
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .unwrap();
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
         let mut seen = Vec::new();
         for byte in text.as_bytes() {
             file.write_all(&[*byte]).unwrap();
@@ -154,10 +136,7 @@ mod tests {
         assert_eq!(seen, [1, 2, 3, 4, 5]);
         let mut again = Tail::new(&path, line(1, "so").len() as u64);
         let batch = again.read().unwrap();
-        assert_eq!(
-            (seqs(&batch), batch.offset),
-            (vec![2, 3, 4, 5], text.len() as u64)
-        );
+        assert_eq!((seqs(&batch), batch.offset), (vec![2, 3, 4, 5], text.len() as u64));
     }
 
     #[test]

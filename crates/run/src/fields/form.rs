@@ -52,20 +52,13 @@ impl Field {
 
     /// The choices that can be chosen, in order.
     pub fn open_choices(&self) -> impl Iterator<Item = &'static str> {
-        self.choices
-            .iter()
-            .copied()
-            .filter(|choice| !self.not_yet.contains(choice))
+        self.choices.iter().copied().filter(|choice| !self.not_yet.contains(choice))
     }
 
     /// The `step` attribute of a number input.
     #[must_use]
     pub const fn step(&self) -> &'static str {
-        if matches!(self.kind, Kind::Int) {
-            "1"
-        } else {
-            "any"
-        }
+        if matches!(self.kind, Kind::Int) { "1" } else { "any" }
     }
 
     /// Why the argument does nothing, or is refused; `None` where it works.

@@ -12,13 +12,8 @@ use super::*;
 use crate::config::Config;
 
 /// What LLaMA-Factory's table lacks: our own, and names that transformers 4 has.
-const NOT_UPSTREAM: [&str; 5] = [
-    "group_by_length",
-    "sample_max_new_tokens",
-    "sample_prompt",
-    "save_safetensors",
-    "threads",
-];
+const NOT_UPSTREAM: [&str; 5] =
+    ["group_by_length", "sample_max_new_tokens", "sample_prompt", "save_safetensors", "threads"];
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -49,11 +44,7 @@ fn every_upstream_argument_is_there_with_its_default() {
     assert_eq!(upstream.len(), 346);
     for (name, facts) in &upstream {
         let field = Field::find(name).unwrap_or_else(|| panic!("{name} is missing"));
-        assert_eq!(
-            plain(&field.default_value()),
-            plain(&facts["default"]),
-            "{name}"
-        );
+        assert_eq!(plain(&field.default_value()), plain(&facts["default"]), "{name}");
     }
     let ours: BTreeSet<&str> = FIELDS
         .iter()
@@ -70,46 +61,17 @@ fn rows_are_sound() {
     for field in FIELDS {
         let name = field.name;
         assert!(names.insert(name), "{name} comes twice");
-        let default = field
-            .read(&Value::from(field.default))
-            .unwrap_or_else(|why| panic!("{name}: {why}"));
+        let default =
+            field.read(&Value::from(field.default)).unwrap_or_else(|why| panic!("{name}: {why}"));
         assert_eq!(default, field.default_value(), "{name}");
-        assert_eq!(
-            field.read(&default).unwrap(),
-            default,
-            "{name}: a read value reads back"
-        );
-        assert!(
-            field.asks_nothing(&default) && field.asks_nothing(&Value::Null),
-            "{name}"
-        );
-        assert_eq!(
-            config.get(name).unwrap_or(default.clone()),
-            default,
-            "{name}"
-        );
+        assert_eq!(field.read(&default).unwrap(), default, "{name}: a read value reads back");
+        assert!(field.asks_nothing(&default) && field.asks_nothing(&Value::Null), "{name}");
+        assert_eq!(config.get(name).unwrap_or(default.clone()), default, "{name}");
         let member = config.get(name).is_some();
-        assert_eq!(
-            !field.help.is_empty(),
-            member,
-            "{name}: members have a help text"
-        );
-        assert!(
-            field.help.is_empty() || field.help.ends_with('.'),
-            "{name}: {}",
-            field.help
-        );
-        assert!(
-            member || !matches!(field.class, Class::Done),
-            "{name} is done without a member"
-        );
-        assert!(
-            field
-                .not_yet
-                .iter()
-                .all(|choice| field.choices.contains(choice)),
-            "{name}"
-        );
+        assert_eq!(!field.help.is_empty(), member, "{name}: members have a help text");
+        assert!(field.help.is_empty() || field.help.ends_with('.'), "{name}: {}", field.help);
+        assert!(member || !matches!(field.class, Class::Done), "{name} is done without a member");
+        assert!(field.not_yet.iter().all(|choice| field.choices.contains(choice)), "{name}");
         if let Class::NoEffect(why) | Class::Refused(why) = field.class {
             assert!(!why.is_empty() && !why.ends_with('.'), "{name}: {why}");
         }
@@ -150,30 +112,17 @@ fn the_page_of_all_arguments_is_up_to_date() {
         fs::write(&path, &made).unwrap();
     }
     let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == made,
-        "{} is stale: run this test with UPDATE=1",
-        path.display()
-    );
+    assert!(found == made, "{} is stale: run this test with UPDATE=1", path.display());
 }
 
 #[test]
 fn values_are_read_in_every_spelling() {
     let check = |name: &str, given: Value, expected: Value| {
-        assert_eq!(
-            Field::find(name).unwrap().read(&given),
-            Ok(expected),
-            "{name} {given}"
-        );
+        assert_eq!(Field::find(name).unwrap().read(&given), Ok(expected), "{name} {given}");
     };
-    for (given, expected) in [
-        ("True", true),
-        ("yes", true),
-        ("on", true),
-        ("1", true),
-        ("False", false),
-        ("off", false),
-    ] {
+    for (given, expected) in
+        [("True", true), ("yes", true), ("on", true), ("1", true), ("False", false), ("off", false)]
+    {
         check("plot_loss", given.into(), expected.into());
     }
     check("plot_loss", 1.into(), true.into());
@@ -181,22 +130,11 @@ fn values_are_read_in_every_spelling() {
         check("learning_rate", given.into(), 5e-5.into());
     }
     check("learning_rate", 1.into(), 1.0.into());
-    for given in [
-        Value::from(1000.0),
-        "1000".into(),
-        "1000.0".into(),
-        "1e3".into(),
-        "1_000".into(),
-    ] {
+    for given in [Value::from(1000.0), "1000".into(), "1000.0".into(), "1e3".into(), "1_000".into()]
+    {
         check("max_samples", given, 1000.into());
     }
-    for given in [
-        Value::Null,
-        "null".into(),
-        "None".into(),
-        "~".into(),
-        "".into(),
-    ] {
+    for given in [Value::Null, "null".into(), "None".into(), "~".into(), "".into()] {
         check("max_samples", given, Value::Null);
     }
     check("seed", "".into(), 42.into());
@@ -210,11 +148,7 @@ fn values_are_read_in_every_spelling() {
     check("resume_from_checkpoint", true.into(), "true".into());
     check("dataset", "a, b,".into(), "a,b".into());
     check("dataset", serde_json::json!(["a", "b"]), "a,b".into());
-    check(
-        "dataset",
-        serde_json::json!(["a,b", "c"]),
-        serde_json::json!(["a,b", "c"]),
-    );
+    check("dataset", serde_json::json!(["a,b", "c"]), serde_json::json!(["a,b", "c"]));
     for given in [Value::Null, "".into(), ",".into(), serde_json::json!([])] {
         check("dataset", given.clone(), "".into());
         check("lora_target", given, "all".into());
@@ -223,11 +157,7 @@ fn values_are_read_in_every_spelling() {
     check("eval_strategy", false.into(), "no".into());
     check("include_num_input_tokens_seen", true.into(), "all".into());
     check("lr_scheduler_type", "COSINE".into(), "cosine".into());
-    check(
-        "lr_scheduler_kwargs",
-        "{\"min_lr\": 1e-6}".into(),
-        serde_json::json!({"min_lr": 1e-6}),
-    );
+    check("lr_scheduler_kwargs", "{\"min_lr\": 1e-6}".into(), serde_json::json!({"min_lr": 1e-6}));
 }
 
 #[test]
@@ -245,26 +175,10 @@ fn values_that_are_wrong_say_why() {
     check("cutoff_len", (-5).into(), "`-5` is out of range");
     check("cutoff_len", 0.into(), "0 is not between 1 and 1048576");
     check("seed", 1e300.into(), "`1e+300` is out of range");
-    check(
-        "seed",
-        "99999999999999999999".into(),
-        "`99999999999999999999` is out of range",
-    );
-    check(
-        "learning_rate",
-        "nan".into(),
-        "`NaN` is not a finite number",
-    );
-    check(
-        "learning_rate",
-        "-inf".into(),
-        "`-inf` is not a finite number",
-    );
-    check(
-        "learning_rate",
-        (-1e-5).into(),
-        "-0.00001 is not between 0 and 1000",
-    );
+    check("seed", "99999999999999999999".into(), "`99999999999999999999` is out of range");
+    check("learning_rate", "nan".into(), "`NaN` is not a finite number");
+    check("learning_rate", "-inf".into(), "`-inf` is not a finite number");
+    check("learning_rate", (-1e-5).into(), "-0.00001 is not between 0 and 1000");
     check("learning_rate", Value::Null, "`null` is not a number");
     check("lora_dropout", 1.into(), "1 is not between 0 and 0.999");
     check("stage", "dpo".into(), "`dpo` is none of sft, pt");
@@ -273,17 +187,9 @@ fn values_that_are_wrong_say_why() {
         "freeze".into(),
         "`freeze` is not supported yet; choose one of lora, full",
     );
-    check(
-        "template",
-        serde_json::json!(["a"]),
-        "a list is no value here",
-    );
+    check("template", serde_json::json!(["a"]), "a list is no value here");
     check("template", "a\0b".into(), "the text holds a zero byte");
-    check(
-        "lr_scheduler_kwargs",
-        5.into(),
-        "`5` is not a JSON object: it is a single value",
-    );
+    check("lr_scheduler_kwargs", 5.into(), "`5` is not a JSON object: it is a single value");
 }
 
 #[test]
@@ -292,31 +198,20 @@ fn a_form_shows_values_that_read_back() {
         // The one field where an empty input differs from none: a form leaves it out.
         assert_eq!(field.keep_empty, field.name == "default_system");
         let read = field.read(&field.placeholder().into());
-        assert!(
-            field.keep_empty || read == Ok(field.default_value()),
-            "{}",
-            field.name
-        );
+        assert!(field.keep_empty || read == Ok(field.default_value()), "{}", field.name);
         assert!(!field.label().is_empty());
         assert_eq!(field.reason().is_none(), field.class == Class::Done);
     }
     let check = |name: &str, label: &str, placeholder: &str| {
         let field = Field::find(name).unwrap();
-        assert_eq!(
-            (field.label().as_str(), field.placeholder().as_str()),
-            (label, placeholder)
-        );
+        assert_eq!((field.label().as_str(), field.placeholder().as_str()), (label, placeholder));
     };
     check("learning_rate", "Learning rate", "5e-05");
     check("lora_rank", "LoRA rank", "8");
     check("lora_alpha", "LoRA alpha", "");
     check("num_train_epochs", "Epochs", "3.0");
     check("packing", "Packing", "");
-    check(
-        "ignore_pad_token_for_loss",
-        "Ignore pad token for loss",
-        "True",
-    );
+    check("ignore_pad_token_for_loss", "Ignore pad token for loss", "True");
     let method = Field::find("finetuning_type").unwrap();
     assert_eq!(method.open_choices().collect::<Vec<_>>(), ["lora", "full"]);
 }

@@ -119,18 +119,12 @@ impl<T: Argument> Argument for Option<T> {
         let none = match value {
             Value::Null => true,
             Value::String(text) => {
-                matches!(
-                    text.as_str(),
-                    "null" | "Null" | "NULL" | "None" | "none" | "~"
-                ) || (text.is_empty() && !matches!(T::KIND, Kind::Text))
+                matches!(text.as_str(), "null" | "Null" | "NULL" | "None" | "none" | "~")
+                    || (text.is_empty() && !matches!(T::KIND, Kind::Text))
             }
             _ => false,
         };
-        if none {
-            Ok(None)
-        } else {
-            T::read(value).map(Some)
-        }
+        if none { Ok(None) } else { T::read(value).map(Some) }
     }
 
     fn emit(&self) -> Value {
@@ -235,8 +229,7 @@ fn digits(text: &str) -> String {
     let text = text.trim();
     let inside = |at: usize| {
         let around = |at: Option<usize>| {
-            at.and_then(|at| text.as_bytes().get(at))
-                .is_some_and(u8::is_ascii_digit)
+            at.and_then(|at| text.as_bytes().get(at)).is_some_and(u8::is_ascii_digit)
         };
         around(at.checked_sub(1)) && around(Some(at + 1))
     };
@@ -267,10 +260,8 @@ fn shown(value: &Value) -> String {
 
 /// At most 60 characters, on one line.
 pub(super) fn short(text: &str) -> String {
-    let line: String = text
-        .chars()
-        .map(|char| if char.is_control() { ' ' } else { char })
-        .collect();
+    let line: String =
+        text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
     if line.chars().count() <= 60 {
         return line;
     }

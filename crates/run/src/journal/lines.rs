@@ -24,29 +24,25 @@ impl Lines {
     /// Opens or makes the file and cuts a torn last line.
     pub(super) fn open(path: PathBuf) -> Result<Self, JournalError> {
         let opened = open_and_repair(&path);
-        let (file, length) = opened.map_err(|source| JournalError {
-            path: path.clone(),
-            source,
-        })?;
+        let (file, length) =
+            opened.map_err(|source| JournalError { path: path.clone(), source })?;
         Ok(Self { path, file, length })
     }
 
     /// Appends one line in one write; a write that fails half-way is taken back.
     pub(super) fn append(&mut self, value: &impl Serialize) -> Result<(), JournalError> {
-        let written = serde_json::to_vec(value)
-            .map_err(io::Error::from)
-            .and_then(|mut line| {
-                line.push(b'\n');
-                match self.file.write_all(&line) {
-                    Ok(()) => Ok(line.len() as u64),
-                    Err(error) => {
-                        if self.file.metadata()?.len() > self.length {
-                            self.file.set_len(self.length)?;
-                        }
-                        Err(error)
+        let written = serde_json::to_vec(value).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            match self.file.write_all(&line) {
+                Ok(()) => Ok(line.len() as u64),
+                Err(error) => {
+                    if self.file.metadata()?.len() > self.length {
+                        self.file.set_len(self.length)?;
                     }
+                    Err(error)
                 }
-            });
+            }
+        });
         self.length += written.map_err(|source| self.error(source))?;
         Ok(())
     }
@@ -63,11 +59,7 @@ impl Lines {
             // The first line of a block may be the end of a longer one.
             let first_whole = if start == 0 { 0 } else { 1 };
             let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
-            let found = lines
-                .iter()
-                .skip(first_whole)
-                .rev()
-                .find_map(|line| parse(line));
+            let found = lines.iter().skip(first_whole).rev().find_map(|line| parse(line));
             if found.is_some() || start == 0 {
                 return Ok(found);
             }
@@ -79,10 +71,7 @@ impl Lines {
     pub(super) fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) -> Result<(), JournalError> {
         let replaced = self.read_from(0).and_then(|bytes| {
             let mut kept = Vec::with_capacity(bytes.len());
-            for line in bytes
-                .split_inclusive(|byte| *byte == b'\n')
-                .filter(|line| keep(line))
-            {
+            for line in bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| keep(line)) {
                 kept.extend_from_slice(line);
             }
             if kept.len() == bytes.len() {
@@ -106,9 +95,7 @@ impl Lines {
     /// Takes back the lines after this length.
     pub(super) fn cut(&mut self, length: u64) -> Result<(), JournalError> {
         if length < self.length {
-            self.file
-                .set_len(length)
-                .map_err(|source| self.error(source))?;
+            self.file.set_len(length).map_err(|source| self.error(source))?;
             self.length = length;
         }
         Ok(())
@@ -122,27 +109,18 @@ impl Lines {
     fn read_from(&mut self, start: u64) -> io::Result<Vec<u8>> {
         self.file.seek(SeekFrom::Start(start))?;
         let mut bytes = Vec::new();
-        (&mut self.file)
-            .take(self.length.saturating_sub(start))
-            .read_to_end(&mut bytes)?;
+        (&mut self.file).take(self.length.saturating_sub(start)).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
     fn error(&self, source: io::Error) -> JournalError {
-        JournalError {
-            path: self.path.clone(),
-            source,
-        }
+        JournalError { path: self.path.clone(), source }
     }
 }
 
 fn open_and_repair(path: &Path) -> io::Result<(File, u64)> {
     let made = !path.exists();
-    let mut file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .open(path)?;
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
     if made {
         atomic::sync_dir(atomic::parent(path))?;
     }

@@ -13,9 +13,7 @@ use crate::event::{Level, Phase, Tail};
 fn rows(path: PathBuf) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'));
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn steps(dir: &RunDir) -> Vec<u64> {
@@ -34,15 +32,9 @@ fn train(journal: &mut Journal, from: u64, to: u64, seconds_a_step: f64) {
     };
     journal.append(1, begun, body).unwrap();
     for step in from + 1..=to {
-        let values = [
-            ("loss", 1.0 / step as f64),
-            ("lr", 5e-5),
-            ("grad_norm", 0.1),
-        ];
+        let values = [("loss", 1.0 / step as f64), ("lr", 5e-5), ("grad_norm", 0.1)];
         let body = Body::metric(step, 10, step as f64 / 10.0, &values);
-        journal
-            .append(1, begun + seconds_a_step * (step - from) as f64, body)
-            .unwrap();
+        journal.append(1, begun + seconds_a_step * (step - from) as f64, body).unwrap();
     }
 }
 
@@ -51,30 +43,16 @@ fn lines_are_llama_factorys_in_its_order_then_ours() {
     let root = tempfile::tempdir().unwrap();
     let dir = RunDir::new(root.path());
     let mut journal = Journal::open(&dir).unwrap();
-    journal
-        .append(1, 0.0, Body::phase(Phase::Training))
-        .unwrap();
+    journal.append(1, 0.0, Body::phase(Phase::Training)).unwrap();
     train(&mut journal, 0, 2, 2.0);
     let values = [("eval_loss", 0.1 + 0.2)];
-    journal
-        .append(1, 5.0, Body::metric(2, 10, 0.2, &values))
-        .unwrap();
-    let values = [
-        ("loss", f64::INFINITY),
-        ("lr", 1e-4),
-        ("grad_norm", f64::NAN),
-        ("total_tokens", 600.0),
-    ];
-    journal
-        .append(1, 6.0, Body::metric(3, 10, 0.3, &values))
-        .unwrap();
-    journal
-        .append(1, 6.5, Body::metric(3, 10, 0.3, &[("memory", 1.0)]))
-        .unwrap();
+    journal.append(1, 5.0, Body::metric(2, 10, 0.2, &values)).unwrap();
+    let values =
+        [("loss", f64::INFINITY), ("lr", 1e-4), ("grad_norm", f64::NAN), ("total_tokens", 600.0)];
+    journal.append(1, 6.0, Body::metric(3, 10, 0.3, &values)).unwrap();
+    journal.append(1, 6.5, Body::metric(3, 10, 0.3, &[("memory", 1.0)])).unwrap();
     let values = [("train_runtime", 7.0), ("train_loss", 0.5)];
-    journal
-        .append(1, 90_007.0, Body::metric(10, 10, 1.0, &values))
-        .unwrap();
+    journal.append(1, 90_007.0, Body::metric(10, 10, 1.0, &values)).unwrap();
     let text = fs::read_to_string(dir.trainer_log()).unwrap();
     let expected = [
         r#"{"current_steps":1,"total_steps":10,"loss":1.0,"lr":0.00005,"epoch":0.1,"percentage":10.0,"elapsed_time":"0:00:02","remaining_time":"0:00:18","grad_norm":0.1,"elapsed_s":2.0}"#,
@@ -97,10 +75,7 @@ fn after_a_resume_each_step_stands_once_and_the_pace_is_the_new_one() {
     assert_eq!(journal.elapsed_s(), 70.0);
     let before = journal.seq();
     let event = journal.rewind(2, 4).unwrap();
-    assert_eq!(
-        (event.seq, event.body),
-        (before + 1, Body::Rewound { to_step: 4 })
-    );
+    assert_eq!((event.seq, event.body), (before + 1, Body::Rewound { to_step: 4 }));
     assert_eq!(steps(&dir), [1, 2, 3, 4]);
     train(&mut journal, 4, 10, 1.0);
     assert_eq!(steps(&dir), (1..=10).collect::<Vec<_>>());
@@ -108,13 +83,7 @@ fn after_a_resume_each_step_stands_once_and_the_pace_is_the_new_one() {
     assert_eq!(rows[4]["elapsed_s"], 71.0);
     assert_eq!(rows[4]["remaining_time"], "0:00:05");
     // A summary is of the whole run: a run that goes on has none.
-    journal
-        .append(
-            3,
-            80.0,
-            Body::metric(10, 10, 1.0, &[("train_runtime", 80.0)]),
-        )
-        .unwrap();
+    journal.append(3, 80.0, Body::metric(10, 10, 1.0, &[("train_runtime", 80.0)])).unwrap();
     assert_eq!(steps(&dir).len(), 11);
     journal.rewind(4, 10).unwrap();
     assert_eq!(steps(&dir), (1..=10).collect::<Vec<_>>());
@@ -126,36 +95,19 @@ fn seq_and_elapsed_go_on_past_damaged_and_torn_lines() {
     let dir = RunDir::new(root.path());
     let mut journal = Journal::open(&dir).unwrap();
     // Longer than the block that is looked at first.
-    journal
-        .append(1, 3.0, Body::info("x".repeat(200_000)))
-        .unwrap();
+    journal.append(1, 3.0, Body::info("x".repeat(200_000))).unwrap();
     drop(journal);
-    let mut file = fs::OpenOptions::new()
-        .append(true)
-        .open(dir.events())
-        .unwrap();
+    let mut file = fs::OpenOptions::new().append(true).open(dir.events()).unwrap();
     file.write_all(b"garbage\n{\"seq\":9,\"at_ms\":1,").unwrap();
     let mut journal = Journal::open(&dir).unwrap();
     assert_eq!((journal.seq(), journal.elapsed_s()), (1, 3.0));
     // Time never runs back, and what is not finite is not written.
     let event = journal.append(1, 2.0, Body::info("b")).unwrap();
     assert_eq!((event.seq, event.elapsed_s), (2, 3.0));
-    assert_eq!(
-        journal
-            .append(1, f64::NAN, Body::info("c"))
-            .unwrap()
-            .elapsed_s,
-        3.0
-    );
+    assert_eq!(journal.append(1, f64::NAN, Body::info("c")).unwrap().elapsed_s, 3.0);
     let batch = Tail::new(dir.events(), 0).read().unwrap();
     assert_eq!((batch.events.len(), batch.skipped), (3, 1));
-    assert!(matches!(
-        batch.events[2].body,
-        Body::Notice {
-            level: Level::Info,
-            ..
-        }
-    ));
+    assert!(matches!(batch.events[2].body, Body::Notice { level: Level::Info, .. }));
 }
 
 #[test]
@@ -205,9 +157,5 @@ proptest! {
 }
 
 fn rows_before_cut(dir: &RunDir) -> u64 {
-    fs::read(dir.events())
-        .unwrap()
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count() as u64
+    fs::read(dir.events()).unwrap().iter().filter(|byte| **byte == b'\n').count() as u64
 }

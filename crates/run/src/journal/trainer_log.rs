@@ -58,11 +58,7 @@ struct Known {
 
 impl TrainerLog {
     pub(super) fn open(path: PathBuf) -> Result<Self, JournalError> {
-        Ok(Self {
-            lines: Lines::open(path)?,
-            session_step: 0,
-            session_elapsed_s: 0.0,
-        })
+        Ok(Self { lines: Lines::open(path)?, session_step: 0, session_elapsed_s: 0.0 })
     }
 
     /// Appends the line of a metric of training, evaluation or the whole run; else nothing.
@@ -73,12 +69,7 @@ impl TrainerLog {
                 self.session_elapsed_s = event.elapsed_s;
                 Ok(())
             }
-            Body::Metric {
-                step,
-                total_steps,
-                epoch,
-                values,
-            } if belongs(values) => {
+            Body::Metric { step, total_steps, epoch, values } if belongs(values) => {
                 let line = self.line(event.elapsed_s, *step, *total_steps, *epoch, values);
                 self.lines.append(&line)
             }
@@ -198,12 +189,9 @@ mod tests {
 
     #[test]
     fn percentages_have_two_places() {
-        for (step, total, expected) in [
-            (5, 168, 2.98),
-            (100, 168, 59.52),
-            (3, 3, 100.0),
-            (0, 0, 100.0),
-        ] {
+        for (step, total, expected) in
+            [(5, 168, 2.98), (100, 168, 59.52), (3, 3, 100.0), (0, 0, 100.0)]
+        {
             assert_eq!(percentage(step, total), expected);
         }
     }

@@ -21,9 +21,7 @@ struct Raw<'a> {
 
 impl Raw<'_> {
     fn text(&self) -> Result<String, RowError> {
-        let text = self
-            .text
-            .ok_or_else(|| format!("message {} has no text", self.place))?;
+        let text = self.text.ok_or_else(|| format!("message {} has no text", self.place))?;
         Ok(text.to_string())
     }
 }
@@ -69,29 +67,16 @@ pub(super) fn openai(info: &DatasetInfo, row: &Map<String, Value>) -> Result<Exa
             continue;
         }
         if !results.is_empty() {
-            aligned.push(Message::new(
-                Role::Observation,
-                results.join(BETWEEN_RESULTS),
-            ));
+            aligned.push(Message::new(Role::Observation, results.join(BETWEEN_RESULTS)));
             results.clear();
         }
         let speaks = is(message.role, &tags.assistant) || is(message.role, &tags.function);
-        if let Some(calls) = message
-            .map
-            .get("tool_calls")
-            .filter(|calls| speaks && truthy(calls))
-        {
-            aligned.push(Message::new(
-                Role::Function,
-                function_calls(calls, message.place)?,
-            ));
+        if let Some(calls) = message.map.get("tool_calls").filter(|calls| speaks && truthy(calls)) {
+            aligned.push(Message::new(Role::Function, function_calls(calls, message.place)?));
             continue;
         }
         let role = role_of(tags, message.role).ok_or_else(|| {
-            format!(
-                "Invalid role tag in message {}: `{}`",
-                message.place, message.role
-            )
+            format!("Invalid role tag in message {}: `{}`", message.place, message.role)
         })?;
         aligned.push(Message::new(role, message.text()?));
     }
@@ -114,10 +99,10 @@ fn function_calls(calls: &Value, place: usize) -> Result<String, RowError> {
     });
     match functions {
         Some(Some(functions)) => Ok(dumps(&functions)),
-        _ => Err(format!(
-            "message {place}: `tool_calls` must be a list of objects with `function`"
-        )
-        .into()),
+        _ => {
+            Err(format!("message {place}: `tool_calls` must be a list of objects with `function`")
+                .into())
+        }
     }
 }
 
@@ -140,17 +125,11 @@ fn read<'a>(
     let mut messages = Vec::with_capacity(list.len());
     for (i, message) in list.iter().enumerate() {
         let place = i + 1;
-        let map = message
-            .as_object()
-            .ok_or_else(|| format!("message {place} is not a JSON object"))?;
+        let map =
+            message.as_object().ok_or_else(|| format!("message {place} is not a JSON object"))?;
         let role = map.get(role_tag).and_then(Value::as_str);
         let role = role.ok_or_else(|| format!("message {place} has no `{role_tag}`"))?;
-        messages.push(Raw {
-            place,
-            role,
-            text: map.get(content_tag).and_then(Value::as_str),
-            map,
-        });
+        messages.push(Raw { place, role, text: map.get(content_tag).and_then(Value::as_str), map });
     }
     let leads = |first: &Raw<'_>| info.tags.system.as_deref() == Some(first.role);
     if messages.first().is_some_and(leads) {
@@ -168,25 +147,18 @@ fn role_of(tags: &Tags, word: &str) -> Option<Role> {
         (&tags.assistant, Role::Assistant),
         (&tags.user, Role::User),
     ];
-    meanings
-        .into_iter()
-        .find(|(tag, _)| tag.as_deref() == Some(word))
-        .map(|(_, role)| role)
+    meanings.into_iter().find(|(tag, _)| tag.as_deref() == Some(word)).map(|(_, role)| role)
 }
 
 /// The example: all but the last message are the prompt. A conversation in trouble keeps none.
 fn finish(mut aligned: Vec<Message>, system: String, mut trouble: Option<String>) -> Example {
-    if trouble.is_none() && (aligned.is_empty() || aligned.len() % 2 != 0) {
+    if trouble.is_none() && (aligned.is_empty() || !aligned.len().is_multiple_of(2)) {
         let count = aligned.len();
         trouble = Some(format!(
             "Invalid message count: {count} (prompts and answers must come in pairs)"
         ));
     }
-    let mut example = Example {
-        system,
-        trouble,
-        ..Example::default()
-    };
+    let mut example = Example { system, trouble, ..Example::default() };
     if example.trouble.is_none() {
         example.response = aligned.split_off(aligned.len() - 1);
         example.prompt = aligned;

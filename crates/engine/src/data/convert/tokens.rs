@@ -35,18 +35,8 @@ pub fn token_row(row: &Map<String, Value>) -> Result<Row, RowError> {
 /// # Errors
 /// The first id that is not.
 pub fn check_range(row: &Row, vocab_size: usize) -> Result<(), RowError> {
-    let labels = row
-        .labels
-        .iter()
-        .filter(|label| **label != IGNORE)
-        .map(|label| *label as u32);
-    match row
-        .input_ids
-        .iter()
-        .copied()
-        .chain(labels)
-        .find(|id| *id as usize >= vocab_size)
-    {
+    let labels = row.labels.iter().filter(|label| **label != IGNORE).map(|label| *label as u32);
+    match row.input_ids.iter().copied().chain(labels).find(|id| *id as usize >= vocab_size) {
         Some(id) => Err(format!("id {id} is outside the vocabulary of {vocab_size}").into()),
         None => Ok(()),
     }
@@ -60,9 +50,7 @@ fn numbers(row: &Map<String, Value>, column: &str, also: i64) -> Result<Vec<i64>
         None => return Err(format!("column `{column}` is missing").into()),
     };
     let id = |(i, value): (usize, &Value)| {
-        let id = value
-            .as_i64()
-            .filter(|id| (0..=i64::from(i32::MAX)).contains(id) || *id == also);
+        let id = value.as_i64().filter(|id| (0..=i64::from(i32::MAX)).contains(id) || *id == also);
         id.ok_or_else(|| RowError(format!("`{column}`[{i}] is {value}, not an id")))
     };
     list.iter().enumerate().map(id).collect()

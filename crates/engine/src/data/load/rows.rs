@@ -52,12 +52,9 @@ pub(super) fn read(
             info.name
         )));
     }
-    let limit = if info.num_samples.is_none() {
-        args.max_samples
-    } else {
-        None
-    };
+    let limit = if info.num_samples.is_none() { args.max_samples } else { None };
     let mut unseen: HashSet<&str> = expected_columns(info).into_iter().collect();
+    let mut objects = false;
     let mut items = Vec::new();
     let files = source::files(&info.path)?;
     for path in &files {
@@ -67,13 +64,9 @@ pub(super) fn read(
         }
         source::read(path, &mut |RawRow { value, row, line }| {
             unseen.retain(|column| value.get(column).is_none());
+            objects |= value.is_object();
             let content = Arc::new(convert(info, &value));
-            items.push(Item {
-                file: Arc::clone(&file),
-                row,
-                line,
-                content,
-            });
+            items.push(Item { file: Arc::clone(&file), row, line, content });
             Ok(limit.is_none_or(|limit| items.len() < limit))
         })?;
     }
@@ -84,7 +77,7 @@ pub(super) fn read(
             info.name
         )));
     };
-    if let Some(column) = unseen.iter().min() {
+    if let Some(column) = unseen.iter().min().filter(|_| objects) {
         let reason = RowError(format!(
             "column `{column}` is missing; name the columns that the rows have under `columns` of {} in \
              dataset_info.json",
@@ -93,11 +86,8 @@ pub(super) fn read(
         return Err(DataError::invalid(first.bad(&reason).to_string()));
     }
     if let Some(wanted) = info.num_samples {
-        items = sampler
-            .draw(items.len(), wanted)
-            .into_iter()
-            .map(|row| items[row].clone())
-            .collect();
+        items =
+            sampler.draw(items.len(), wanted).into_iter().map(|row| items[row].clone()).collect();
         items.truncate(args.max_samples.unwrap_or(usize::MAX));
     }
     Ok(items)

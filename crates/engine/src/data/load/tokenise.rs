@@ -37,11 +37,7 @@ pub(super) fn all(
     for share in shares {
         let (share, after) = rest.split_at(share);
         rest = after;
-        for batch in share.chunks(if args.packs() {
-            args.preprocessing_batch_size
-        } else {
-            STEP
-        }) {
+        for batch in share.chunks(if args.packs() { args.preprocessing_batch_size } else { STEP }) {
             let encoded = encode_batch(args, kit, batch, report)?;
             rows.extend(match args.stage {
                 _ if !args.packs() => encoded,
@@ -51,20 +47,13 @@ pub(super) fn all(
             advance(batch.len());
         }
     }
-    report.unlabelled += rows
-        .iter()
-        .filter(|row| row.labels.iter().all(|label| *label == IGNORE))
-        .count() as u64;
+    report.unlabelled +=
+        rows.iter().filter(|row| row.labels.iter().all(|label| *label == IGNORE)).count() as u64;
     if !rows.is_empty() {
         return Ok(rows);
     }
-    let reasons: Vec<String> = report
-        .bad_rows
-        .iter()
-        .skip(bad_before)
-        .take(3)
-        .map(ToString::to_string)
-        .collect();
+    let reasons: Vec<String> =
+        report.bad_rows.iter().skip(bad_before).take(3).map(ToString::to_string).collect();
     if reasons.is_empty() {
         let what = "Cannot find sufficient samples, consider increasing dataset size.";
         let capacity = args.capacity();
@@ -72,18 +61,13 @@ pub(super) fn all(
             "{what} (none of {count} rows fits or fills {capacity} tokens)"
         )));
     }
-    Err(DataError::NoValidRows {
-        count,
-        first: reasons.join("; "),
-    })
+    Err(DataError::NoValidRows { count, first: reasons.join("; ") })
 }
 
 /// The share of each worker: contiguous, the first ones one longer where it does not divide.
 fn shares(rows: usize, workers: Option<usize>) -> Vec<usize> {
     let workers = workers.unwrap_or(1).clamp(1, rows.max(1));
-    (0..workers)
-        .map(|i| rows / workers + usize::from(i < rows % workers))
-        .collect()
+    (0..workers).map(|i| rows / workers + usize::from(i < rows % workers)).collect()
 }
 
 /// The rows of a batch, in order, without the bad ones.
@@ -99,10 +83,8 @@ fn encode_batch(
             "a tokenizer is needed: put tokenizer.json into the model's folder (only `formatting: tokens` does without)",
         ));
     }
-    let encoded: Vec<Result<Encoded, RowError>> = batch
-        .par_iter()
-        .map(|item| encode_item(args, kit, item))
-        .collect();
+    let encoded: Vec<Result<Encoded, RowError>> =
+        batch.par_iter().map(|item| encode_item(args, kit, item)).collect();
     let mut rows = Vec::with_capacity(batch.len());
     for (item, encoded) in batch.iter().zip(encoded) {
         match encoded {
@@ -126,14 +108,9 @@ fn encode_item(
     let example = match (&*item.content, kit) {
         (Err(reason), _) => return Err(reason.clone()),
         (Ok(Converted::Tokens(row)), _) => {
-            let known = args
-                .vocab_size
-                .or(kit.map(|(tokenizer, _)| tokenizer.vocab_size()));
+            let known = args.vocab_size.or(kit.map(|(tokenizer, _)| tokenizer.vocab_size()));
             check_range(row, known.unwrap_or(i32::MAX as usize))?;
-            return Ok(Encoded {
-                row: row.clone(),
-                ..Encoded::default()
-            });
+            return Ok(Encoded { row: row.clone(), ..Encoded::default() });
         }
         (Ok(Converted::Example(example)), Some(kit)) => (example, kit),
         (Ok(Converted::Example(_)), None) => return Err("there is no tokenizer".into()),
@@ -149,22 +126,14 @@ fn encode_item(
         cut_tokens = ids.len().saturating_sub(args.capacity());
         ids.truncate(args.capacity());
     }
-    Ok(Encoded {
-        row: text_row(ids, tokenizer.pad_id()),
-        cut_tokens,
-        dropped_turns: 0,
-    })
+    Ok(Encoded { row: text_row(ids, tokenizer.pad_id()), cut_tokens, dropped_turns: 0 })
 }
 
 /// A row of which everything is trained but the padding token, which the reference's collator masks wherever it is.
 fn text_row(input_ids: Vec<u32>, pad: Option<u32>) -> Row {
     let label = |id: &u32| if Some(*id) == pad { IGNORE } else { *id as i32 };
     let labels = input_ids.iter().map(label).collect();
-    Row {
-        input_ids,
-        labels,
-        ..Row::default()
-    }
+    Row { input_ids, labels, ..Row::default() }
 }
 
 fn packs(args: &DataArgs, rows: Vec<Row>, report: &mut Report) -> Vec<Row> {
@@ -181,13 +150,8 @@ fn blocks(
 ) -> Vec<Row> {
     let texts: Vec<Vec<u32>> = rows.into_iter().map(|row| row.input_ids).collect();
     let tokenizer = kit.map(|(tokenizer, _)| tokenizer);
-    let bos = tokenizer
-        .filter(|t| t.adds_bos())
-        .and_then(Tokenizer::bos_id);
+    let bos = tokenizer.filter(|t| t.adds_bos()).and_then(Tokenizer::bos_id);
     let (blocks, remainder) = pack::blocks(&texts, args.capacity(), bos);
     report.remainder_tokens += remainder;
-    blocks
-        .into_iter()
-        .map(|ids| text_row(ids, tokenizer.and_then(Tokenizer::pad_id)))
-        .collect()
+    blocks.into_iter().map(|ids| text_row(ids, tokenizer.and_then(Tokenizer::pad_id))).collect()
 }

@@ -15,11 +15,8 @@ impl Pcg64 {
     pub fn new(seed: u64) -> Self {
         let [state_high, state_low, stream_high, stream_low] = seed_sequence(seed);
         let wide = |high: u64, low: u64| (u128::from(high) << 64) | u128::from(low);
-        let mut rng = Self {
-            state: 0,
-            increment: (wide(stream_high, stream_low) << 1) | 1,
-            half: None,
-        };
+        let mut rng =
+            Self { state: 0, increment: (wide(stream_high, stream_low) << 1) | 1, half: None };
         rng.step();
         rng.state = rng.state.wrapping_add(wide(state_high, state_low));
         rng.step();
@@ -68,10 +65,7 @@ impl Pcg64 {
     }
 
     fn step(&mut self) {
-        self.state = self
-            .state
-            .wrapping_mul(MULTIPLIER)
-            .wrapping_add(self.increment);
+        self.state = self.state.wrapping_mul(MULTIPLIER).wrapping_add(self.increment);
     }
 }
 

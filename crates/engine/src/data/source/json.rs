@@ -14,11 +14,7 @@ pub(super) fn read(
     reader: &mut impl BufRead,
     sink: &mut Sink<'_>,
 ) -> Result<(), DataError> {
-    let mut walk = Walk {
-        path,
-        reader,
-        line: 1,
-    };
+    let mut walk = Walk { path, reader, line: 1 };
     match walk.next_visible()? {
         None => Ok(()),
         Some(b'[') => {
@@ -51,22 +47,14 @@ fn lines_from(
     let mut row = 0;
     for line in first.. {
         bytes.clear();
-        if reader
-            .read_until(b'\n', &mut bytes)
-            .map_err(DataError::file(path))?
-            == 0
-        {
+        if reader.read_until(b'\n', &mut bytes).map_err(DataError::file(path))? == 0 {
             break;
         }
         if bytes.trim_ascii().is_empty() {
             continue;
         }
         row += 1;
-        if !sink(RawRow {
-            value: parse(path, &bytes, line)?,
-            row,
-            line,
-        })? {
+        if !sink(RawRow { value: parse(path, &bytes, line)?, row, line })? {
             break;
         }
     }
@@ -81,29 +69,21 @@ fn single_or_lines(
     sink: &mut Sink<'_>,
 ) -> Result<(), DataError> {
     let mut first = Vec::new();
-    reader
-        .read_until(b'\n', &mut first)
-        .map_err(DataError::file(path))?;
+    reader.read_until(b'\n', &mut first).map_err(DataError::file(path))?;
     if serde_json::from_slice::<serde::de::IgnoredAny>(&first).is_ok() {
         let mut chained = std::io::Read::chain(first.as_slice(), reader);
         return lines_from(path, &mut chained, line, sink);
     }
-    reader
-        .read_to_end(&mut first)
-        .map_err(DataError::file(path))?;
-    sink(RawRow {
-        value: parse(path, &first, line)?,
-        row: 1,
-        line,
-    })
-    .map(|_| ())
+    reader.read_to_end(&mut first).map_err(DataError::file(path))?;
+    sink(RawRow { value: parse(path, &first, line)?, row: 1, line }).map(|_| ())
 }
 
 /// Parses one row whose first byte is on `line`.
 fn parse(path: &Path, bytes: &[u8], line: u64) -> Result<Value, DataError> {
     serde_json::from_slice(bytes).map_err(|e| DataError::Broken {
         path: path.to_path_buf(),
-        line: line + (e.line() as u64).saturating_sub(1),
+        // A row that is cut short is wrong where it begins, not on the line after it.
+        line: if e.is_eof() { line } else { line + (e.line() as u64).saturating_sub(1) },
         reason: format!("wrong JSON: {}", without_position(&e)),
     })
 }

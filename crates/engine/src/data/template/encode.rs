@@ -48,19 +48,13 @@ impl Template {
                 }
             }
         }
-        let mut encoded = self
-            .encode_messages(encoder, &messages, system, tools)?
-            .into_iter();
+        let mut encoded = self.encode_messages(encoder, &messages, system, tools)?.into_iter();
         let mut pairs = Vec::with_capacity(turns);
         while let (Some(prompt), Some(answer)) = (encoded.next(), encoded.next()) {
             pairs.push((prompt, answer));
         }
         if self.is_reasoning() {
-            let first = if discard_thoughts {
-                turns.saturating_sub(1)
-            } else {
-                0
-            };
+            let first = if discard_thoughts { turns.saturating_sub(1) } else { 0 };
             for (turn, pair) in pairs.iter_mut().enumerate().skip(first) {
                 self.add_empty_thought(encoder, &messages[2 * turn + 1].content, pair)?;
             }
@@ -144,11 +138,8 @@ impl Template {
         if answer.contains(open.trim()) || answer.contains(close.trim()) {
             return Ok(());
         }
-        let empty = if self.class == Class::Glm47 {
-            close.clone()
-        } else {
-            format!("{open}{close}")
-        };
+        let empty =
+            if self.class == Class::Glm47 { close.clone() } else { format!("{open}{close}") };
         let thought = encoder.encode(&empty)?;
         if self.enable_thinking == Some(true) {
             pair.1.splice(0..0, thought);

@@ -85,11 +85,7 @@ fn set_eos(
     if tokenizer.eos_token() == Some(token) {
         return Ok(());
     }
-    let verb = if tokenizer.eos_id().is_none() {
-        "Add"
-    } else {
-        "Replace"
-    };
+    let verb = if tokenizer.eos_id().is_none() { "Add" } else { "Replace" };
     notices.push(format!("{verb} eos token: {token}."));
     tokenizer.set_eos(token)
 }

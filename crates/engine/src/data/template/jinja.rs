@@ -16,10 +16,7 @@ impl Template {
             jinja += &format!("{{{{ {prefix} }}}}");
         }
         if !self.default_system.is_empty() {
-            jinja += &format!(
-                "{{% set system_message = '{}' %}}",
-                escape(&self.default_system)
-            );
+            jinja += &format!("{{% set system_message = '{}' %}}", escape(&self.default_system));
         }
         jinja += "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}\
                   {% set system_message = messages[0]['content'] %}\

@@ -35,11 +35,7 @@ fn derive(tokenizer: &Tokenizer, source: &str, date: Option<RunDate>) -> Result<
     let mut user = render(&[("user", CONTENT)], true)?;
     let conversation = render(&[("user", CONTENT), ("assistant", CONTENT)], false)?;
     let assistant = after(&conversation, user.chars().count());
-    let class = if assistant.contains("<think>") {
-        Class::Reasoning
-    } else {
-        Class::Plain
-    };
+    let class = if assistant.contains("<think>") { Class::Reasoning } else { Class::Plain };
     let assistant = assistant.replace("<think>", "").replace("</think>", "");
     let assistant = assistant.trim_start_matches('\n');
     let mut default_system = String::new();
@@ -48,11 +44,9 @@ fn derive(tokenizer: &Tokenizer, source: &str, date: Option<RunDate>) -> Result<
         let block = system.replacen(CONTENT, &default_system, 1);
         user = after(&user, block.chars().count());
     }
-    for (what, slot) in [
-        ("system message", system.as_str()),
-        ("user message", &user),
-        ("answer", assistant),
-    ] {
+    for (what, slot) in
+        [("system message", system.as_str()), ("user message", &user), ("answer", assistant)]
+    {
         if !slot.contains(CONTENT) {
             return Err(format!("the {what} does not appear in what it renders"));
         }
@@ -61,11 +55,7 @@ fn derive(tokenizer: &Tokenizer, source: &str, date: Option<RunDate>) -> Result<
     let slot = |text: &str| vec![Slot::Text(text.to_string())];
     template.name = "chat_template".to_string();
     template.class = class;
-    template.prefix = if prefix.is_empty() {
-        Vec::new()
-    } else {
-        slot(&prefix)
-    };
+    template.prefix = if prefix.is_empty() { Vec::new() } else { slot(&prefix) };
     template.system = slot(&system);
     template.observation = slot(&user);
     template.user = slot(&user);

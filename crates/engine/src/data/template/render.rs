@@ -39,11 +39,7 @@ impl Template {
 
     /// The system block; nothing where there is neither system message nor tools.
     fn render_system(&self, system: &str, tools: &str) -> Result<Vec<Slot>, RowError> {
-        let system = if system.is_empty() {
-            &self.default_system
-        } else {
-            system
-        };
+        let system = if system.is_empty() { &self.default_system } else { system };
         if system.is_empty() && tools.is_empty() {
             return Ok(Vec::new());
         }

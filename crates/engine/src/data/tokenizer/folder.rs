@@ -69,15 +69,8 @@ impl Tokenizer {
             &folder.join("tokenizer_config.json"),
             &pretty(&Value::Object(self.config_to_save())),
         )?;
-        write(
-            &folder.join("special_tokens_map.json"),
-            &pretty(&self.special_map()),
-        )?;
-        if let Some(jinja) = self
-            .chat_template
-            .as_ref()
-            .filter(|_| self.chat_template_file)
-        {
+        write(&folder.join("special_tokens_map.json"), &pretty(&self.special_map()))?;
+        if let Some(jinja) = self.chat_template.as_ref().filter(|_| self.chat_template_file) {
             write(&folder.join("chat_template.jinja"), jinja)?;
         }
         for source in &self.other_files {
@@ -105,10 +98,7 @@ impl Tokenizer {
                     .and_then(|n| config.insert(key.to_string(), n)),
             };
         }
-        let list = if config
-            .get("extra_special_tokens")
-            .is_some_and(Value::is_array)
-        {
+        let list = if config.get("extra_special_tokens").is_some_and(Value::is_array) {
             "extra_special_tokens"
         } else {
             "additional_special_tokens"
@@ -120,10 +110,7 @@ impl Tokenizer {
             config.insert("chat_template".to_string(), json!(jinja));
         }
         if config.get("tokenizer_class").is_none_or(Value::is_null) {
-            config.insert(
-                "tokenizer_class".to_string(),
-                json!("PreTrainedTokenizerFast"),
-            );
+            config.insert("tokenizer_class".to_string(), json!("PreTrainedTokenizerFast"));
         }
         if let Some(Value::Object(decoder)) = config.get_mut("added_tokens_decoder") {
             let mut added: Vec<_> = self.inner.get_added_tokens_decoder().into_iter().collect();
@@ -143,10 +130,7 @@ impl Tokenizer {
             }
         }
         if !self.special.additional.is_empty() {
-            map.insert(
-                "additional_special_tokens".to_string(),
-                json!(self.special.additional),
-            );
+            map.insert("additional_special_tokens".to_string(), json!(self.special.additional));
         }
         Value::Object(map)
     }
@@ -168,25 +152,16 @@ impl SpecialTokens {
             Some(value) => token_name(value),
             None => special_map.get(key).and_then(token_name),
         };
-        let list = |key: &str| {
-            config
-                .get(key)
-                .or_else(|| special_map.get(key))
-                .and_then(Value::as_array)
-        };
-        let additional = ["additional_special_tokens", "extra_special_tokens"]
-            .into_iter()
-            .find_map(list);
+        let list =
+            |key: &str| config.get(key).or_else(|| special_map.get(key)).and_then(Value::as_array);
+        let additional =
+            ["additional_special_tokens", "extra_special_tokens"].into_iter().find_map(list);
         Self {
             bos: named("bos_token"),
             eos: named("eos_token"),
             pad: named("pad_token"),
             unk: named("unk_token"),
-            additional: additional
-                .into_iter()
-                .flatten()
-                .filter_map(token_name)
-                .collect(),
+            additional: additional.into_iter().flatten().filter_map(token_name).collect(),
         }
     }
 }
@@ -199,9 +174,7 @@ pub(super) fn assemble(
 ) -> Result<Tokenizer, DataError> {
     // Cutting and padding are done elsewhere, whatever the file was saved with.
     inner.with_padding(None);
-    inner
-        .with_truncation(None)
-        .map_err(|e| DataError::invalid(format!("tokenizer.json: {e}")))?;
+    inner.with_truncation(None).map_err(|e| DataError::invalid(format!("tokenizer.json: {e}")))?;
     let special = SpecialTokens::read(&config, &special_map);
     let chat_template = config.get("chat_template").and_then(|value| match value {
         Value::String(jinja) => Some(jinja.clone()),
@@ -232,10 +205,8 @@ pub(super) fn assemble(
         chat_template_file: false,
         other_files: Vec::new(),
     };
-    let unlisted: Vec<String> = names
-        .into_iter()
-        .filter(|name| !tokenizer.is_added(name))
-        .collect();
+    let unlisted: Vec<String> =
+        names.into_iter().filter(|name| !tokenizer.is_added(name)).collect();
     tokenizer.add_tokens(&unlisted, true)?;
     Ok(tokenizer)
 }
@@ -243,9 +214,7 @@ pub(super) fn assemble(
 impl Tokenizer {
     fn is_added(&self, token: &str) -> bool {
         let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
-        self.inner
-            .token_to_id(token)
-            .is_some_and(|id| added.contains_key(&id))
+        self.inner.token_to_id(token).is_some_and(|id| added.contains_key(&id))
     }
 }
 
@@ -266,9 +235,7 @@ fn listed_tokens(config: &Map<String, Value>, inner: &tokenizers::Tokenizer) -> 
                 .lstrip(flag("lstrip").unwrap_or(false))
                 .rstrip(flag("rstrip").unwrap_or(false))
                 .normalized(flag("normalized").unwrap_or(!special));
-            let is_known = inner
-                .token_to_id(content)
-                .is_some_and(|id| known.contains_key(&id));
+            let is_known = inner.token_to_id(content).is_some_and(|id| known.contains_key(&id));
             (!is_known).then_some((id.parse().ok()?, added))
         })
         .collect();
@@ -298,12 +265,7 @@ fn read_object(path: &Path) -> Result<Map<String, Value>, DataError> {
 /// The line that a JSON error's text names.
 fn line_in(message: &str) -> u64 {
     let after = message.split("line ").nth(1).unwrap_or_default();
-    after
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect::<String>()
-        .parse()
-        .unwrap_or(1)
+    after.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(1)
 }
 
 fn pretty(value: &Value) -> String {

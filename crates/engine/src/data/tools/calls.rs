@@ -18,14 +18,10 @@ pub(super) fn write(format: ToolFormat, json: &str) -> Result<String, String> {
         calls.iter().map(write).collect::<Result<Vec<_>, _>>()
     };
     Ok(match format {
-        ToolFormat::Default => each(|c| {
-            Ok(format!(
-                "Action: {}\nAction Input: {}",
-                c.name,
-                dumps(&c.arguments)
-            ))
-        })?
-        .join("\n"),
+        ToolFormat::Default => {
+            each(|c| Ok(format!("Action: {}\nAction Input: {}", c.name, dumps(&c.arguments))))?
+                .join("\n")
+        }
         ToolFormat::Gemma4 => each(gemma4)?.concat(),
         ToolFormat::Glm4 => match calls.as_slice() {
             [call] => format!("{}\n{}", call.name, dumps(&call.arguments)),
@@ -42,10 +38,7 @@ pub(super) fn write(format: ToolFormat, json: &str) -> Result<String, String> {
         })?
         .join("\n"),
         ToolFormat::Lfm2 => {
-            format!(
-                "<|tool_call_start|>[{}]<|tool_call_end|>",
-                each(pythonic)?.join(", ")
-            )
+            format!("<|tool_call_start|>[{}]<|tool_call_end|>", each(pythonic)?.join(", "))
         }
         ToolFormat::Llama3 => {
             let call = |c: &Call| serde_json::json!({"name": c.name, "parameters": c.arguments});
@@ -55,10 +48,7 @@ pub(super) fn write(format: ToolFormat, json: &str) -> Result<String, String> {
             }
         }
         ToolFormat::Minimax1 => {
-            format!(
-                "<tool_calls>\n{}\n</tool_calls>",
-                each(|c| Ok(dumps(&object(c))))?.join("\n")
-            )
+            format!("<tool_calls>\n{}\n</tool_calls>", each(|c| Ok(dumps(&object(c))))?.join("\n"))
         }
         ToolFormat::Minimax2 => each(|c| {
             let open = format!("<invoke name=\"{}\">", c.name);
@@ -106,13 +96,9 @@ fn parse(json: &str) -> Result<Vec<Call>, String> {
     };
     let call = |value: Value| match value {
         Value::Object(mut map) => {
-            let name = map
-                .get("name")
-                .map(to_str)
-                .ok_or("a function call has no `name`")?;
-            let arguments = map
-                .shift_remove("arguments")
-                .ok_or("a function call has no `arguments`")?;
+            let name = map.get("name").map(to_str).ok_or("a function call has no `name`")?;
+            let arguments =
+                map.shift_remove("arguments").ok_or("a function call has no `arguments`")?;
             Ok(Call { name, arguments })
         }
         _ => Err("a function call must be a JSON object".to_string()),
@@ -125,10 +111,9 @@ fn object(call: &Call) -> Value {
 }
 
 fn arguments(call: &Call) -> Result<&Map<String, Value>, String> {
-    call.arguments.as_object().ok_or(format!(
-        "the arguments of `{}` must be a JSON object",
-        call.name
-    ))
+    call.arguments
+        .as_object()
+        .ok_or(format!("the arguments of `{}` must be a JSON object", call.name))
 }
 
 /// A value inside tags: a string as it is, anything else as JSON.
@@ -159,11 +144,7 @@ fn pythonic(call: &Call) -> Result<String, String> {
     Ok(format!(
         "{}({})",
         call.name,
-        arguments(call)?
-            .iter()
-            .map(argument)
-            .collect::<Vec<_>>()
-            .join(", ")
+        arguments(call)?.iter().map(argument).collect::<Vec<_>>().join(", ")
     ))
 }
 
@@ -173,10 +154,7 @@ fn gemma4(call: &Call) -> Result<String, String> {
         Value::String(text) => text.clone(),
         other => gemma4_value(other),
     };
-    Ok(format!(
-        "<|tool_call>call:{}{{{inside}}}<tool_call|>",
-        call.name
-    ))
+    Ok(format!("<|tool_call>call:{}{{{inside}}}<tool_call|>", call.name))
 }
 
 fn gemma4_value(value: &Value) -> String {
@@ -185,10 +163,9 @@ fn gemma4_value(value: &Value) -> String {
         Value::Bool(b) => b.to_string(),
         Value::String(text) => gemma4_quoted(text),
         Value::Object(map) => format!("{{{}}}", gemma4_entries(map)),
-        Value::Array(items) => format!(
-            "[{}]",
-            items.iter().map(gemma4_value).collect::<Vec<_>>().join(",")
-        ),
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(gemma4_value).collect::<Vec<_>>().join(","))
+        }
         number => to_str(number),
     }
 }
@@ -219,18 +196,14 @@ pub(super) fn gemma4_declarations(tools: &[&Map<String, Value>]) -> Result<Strin
 
 fn gemma4_declaration(tool: &Map<String, Value>) -> Result<String, String> {
     let description = tool.get("description").map(to_str).unwrap_or_default();
-    let mut text = format!(
-        "declaration:{}{{description:{}",
-        name_of(tool)?,
-        gemma4_quoted(&description)
-    );
+    let mut text =
+        format!("declaration:{}{{description:{}", name_of(tool)?, gemma4_quoted(&description));
     if let Some(parameters) = object_field(tool, "parameters")? {
         let mut parts = Vec::new();
         if let Some(properties) = object_field(parameters, "properties")? {
             let entries = properties.iter().map(|(name, schema)| {
-                let schema = schema
-                    .as_object()
-                    .ok_or(format!("argument `{name}` is not an object"))?;
+                let schema =
+                    schema.as_object().ok_or(format!("argument `{name}` is not an object"))?;
                 Ok(format!(
                     "{name}:{{{}}}",
                     gemma4_fields(schema, &["description", "type"]).join(",")
@@ -243,10 +216,7 @@ fn gemma4_declaration(tool: &Map<String, Value>) -> Result<String, String> {
         }
         if let Some(required) = parameters.get("required").filter(|v| truthy(v)) {
             let names = required.as_array().ok_or("`required` is not a list")?;
-            let names: Vec<_> = names
-                .iter()
-                .map(|name| gemma4_quoted(&to_str(name)))
-                .collect();
+            let names: Vec<_> = names.iter().map(|name| gemma4_quoted(&to_str(name))).collect();
             parts.push(format!("required:[{}]", names.join(",")));
         }
         parts.extend(gemma4_fields(parameters, &["type"]));
@@ -254,11 +224,7 @@ fn gemma4_declaration(tool: &Map<String, Value>) -> Result<String, String> {
     }
     if let Some(response) = object_field(tool, "response")? {
         let mut parts = gemma4_fields(response, &["description"]);
-        if response
-            .get("type")
-            .map(to_str)
-            .is_some_and(|kind| kind.to_uppercase() == "OBJECT")
-        {
+        if response.get("type").map(to_str).is_some_and(|kind| kind.to_uppercase() == "OBJECT") {
             parts.extend(gemma4_fields(response, &["type"]));
         }
         text += &format!(",response:{{{}}}", parts.join(","));
@@ -282,11 +248,7 @@ fn object_field<'a>(
 fn gemma4_fields(map: &Map<String, Value>, keys: &[&str]) -> Vec<String> {
     let field = |key: &&str| {
         let text = map.get(*key).filter(|v| truthy(v)).map(to_str)?;
-        let text = if *key == "type" {
-            text.to_uppercase()
-        } else {
-            text
-        };
+        let text = if *key == "type" { text.to_uppercase() } else { text };
         Some(format!("{key}:{}", gemma4_quoted(&text)))
     };
     keys.iter().filter_map(field).collect()

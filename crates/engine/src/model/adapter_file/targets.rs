@@ -26,10 +26,8 @@ pub(super) fn names(paths: &[&str], matched: &[bool]) -> Result<Vec<String>, Str
             out.push(name);
         }
     }
-    let missed = paths
-        .iter()
-        .zip(matched)
-        .find(|(path, matched)| !**matched && out.contains(&last(path)));
+    let missed =
+        paths.iter().zip(matched).find(|(path, matched)| !**matched && out.contains(&last(path)));
     match missed {
         _ if out.is_empty() => Err("names no linear layer of this model".into()),
         Some((path, _)) => Err(format!(
@@ -44,22 +42,16 @@ pub(super) fn names(paths: &[&str], matched: &[bool]) -> Result<Vec<String>, Str
 fn by_names(names: &[Value], paths: &[&str]) -> Result<Vec<bool>, String> {
     let mut out = vec![false; paths.len()];
     for name in names {
-        let name = name
-            .as_str()
-            .ok_or_else(|| format!("{} is no module name", brief(name)))?;
+        let name = name.as_str().ok_or_else(|| format!("{} is no module name", brief(name)))?;
         let mut any = false;
         for (path, matched) in paths.iter().zip(&mut out) {
-            let hit = path
-                .strip_suffix(name)
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            let hit =
+                path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
             *matched |= hit;
             any |= hit;
         }
         if !any {
-            return Err(format!(
-                "{} names no linear layer of this model",
-                brief(name)
-            ));
+            return Err(format!("{} names no linear layer of this model", brief(name)));
         }
     }
     Ok(out)
@@ -69,10 +61,7 @@ fn by_names(names: &[Value], paths: &[&str]) -> Result<Vec<bool>, String> {
 fn by_pattern(pattern: &str, paths: &[&str]) -> Result<Vec<bool>, String> {
     let bad = |e: fancy_regex::Error| format!("not a regular expression: {}", brief(e));
     let regex = fancy_regex::Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(bad)?;
-    paths
-        .iter()
-        .map(|path| regex.is_match(path).map_err(bad))
-        .collect()
+    paths.iter().map(|path| regex.is_match(path).map_err(bad)).collect()
 }
 
 #[cfg(test)]
@@ -110,10 +99,6 @@ mod tests {
         check(json!("q_proj"), Err("names no linear layer"));
         check(json!("("), Err("not a regular expression"));
         check(json!(null), Err("expected a list"));
-        assert!(
-            matched(None, &paths)
-                .unwrap_err()
-                .contains("expected a list")
-        );
+        assert!(matched(None, &paths).unwrap_err().contains("expected a list"));
     }
 }

@@ -36,18 +36,14 @@ impl<'a> Fields<'a> {
             Some(n) if n > 0 && n <= max => Ok(Some(n)),
             _ => Err(self.error(
                 name,
-                format!(
-                    "expected a whole number from 1 to {max}, found {}",
-                    brief(value)
-                ),
+                format!("expected a whole number from 1 to {max}, found {}", brief(value)),
             )),
         }
     }
 
     /// As [`Fields::size`], and must be there.
     pub fn need_size(&self, name: &str, max: usize) -> Result<usize> {
-        self.size(name, max)?
-            .ok_or_else(|| self.error(name, "missing"))
+        self.size(name, max)?.ok_or_else(|| self.error(name, "missing"))
     }
 
     /// A finite number above zero.
@@ -57,10 +53,9 @@ impl<'a> Fields<'a> {
         };
         match value.as_f64() {
             Some(x) if x > 0.0 && x.is_finite() => Ok(Some(x)),
-            _ => Err(self.error(
-                name,
-                format!("expected a number above 0, found {}", brief(value)),
-            )),
+            _ => {
+                Err(self.error(name, format!("expected a number above 0, found {}", brief(value))))
+            }
         }
     }
 
@@ -69,12 +64,7 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
-        let wrong = || {
-            self.error(
-                name,
-                format!("expected true or false, found {}", brief(value)),
-            )
-        };
+        let wrong = || self.error(name, format!("expected true or false, found {}", brief(value)));
         value.as_bool().map(Some).ok_or_else(wrong)
     }
 
@@ -90,12 +80,9 @@ impl<'a> Fields<'a> {
     /// A token id, or a list of them.
     pub fn token_ids(&self, name: &str) -> Result<Vec<u32>> {
         let id = |value: &Value| {
-            value
-                .as_u64()
-                .and_then(|n| u32::try_from(n).ok())
-                .ok_or_else(|| {
-                    self.error(name, format!("expected a token id, found {}", brief(value)))
-                })
+            value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
+                self.error(name, format!("expected a token id, found {}", brief(value)))
+            })
         };
         match self.get(name) {
             None => Ok(Vec::new()),

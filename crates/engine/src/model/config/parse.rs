@@ -37,31 +37,19 @@ fn defaults(arch: Arch) -> Defaults {
     };
     let eps = if arch == Arch::Phi3 { 1e-5 } else { 1e-6 };
     let tied = matches!(arch, Arch::Gemma2 | Arch::Gemma3);
-    Defaults {
-        kv_heads,
-        head_dim,
-        eps,
-        max_positions,
-        tied,
-        window,
-    }
+    Defaults { kv_heads, head_dim, eps, max_positions, tied, window }
 }
 
 /// Reads and checks a config.
 pub(super) fn config(raw: Map<String, Value>, source: &str) -> Result<ModelConfig> {
-    let fields = Fields {
-        source,
-        prefix: "",
-        map: &raw,
-    };
+    let fields = Fields { source, prefix: "", map: &raw };
     let arch = architecture(fields)?;
     let or = defaults(arch);
     let hidden_size = fields.need_size("hidden_size", MAX_WIDTH)?;
     let num_attention_heads = fields.need_size("num_attention_heads", MAX_HEADS)?;
     let num_hidden_layers = fields.need_size("num_hidden_layers", MAX_LAYERS)?;
-    let max_position_embeddings = fields
-        .size("max_position_embeddings", MAX_POSITIONS)?
-        .unwrap_or(or.max_positions);
+    let max_position_embeddings =
+        fields.size("max_position_embeddings", MAX_POSITIONS)?.unwrap_or(or.max_positions);
     let gemma = matches!(arch, Arch::Gemma2 | Arch::Gemma3);
     let (rope, rope_local) = rope::parse(arch, fields, max_position_embeddings)?;
     let config = ModelConfig {
@@ -109,13 +97,11 @@ fn architecture(fields: Fields) -> Result<Arch> {
         _ => None,
     };
     let model_type = fields.text("model_type")?;
-    let found = Arch::ALL
-        .into_iter()
-        .find(|arch| match (model_type, class) {
-            (Some(name), _) => name == arch.model_type(),
-            (None, Some(name)) => name == arch.class_name(),
-            (None, None) => false,
-        });
+    let found = Arch::ALL.into_iter().find(|arch| match (model_type, class) {
+        (Some(name), _) => name == arch.model_type(),
+        (None, Some(name)) => name == arch.class_name(),
+        (None, None) => false,
+    });
     // A class of the right family but with another head (a reward model, a classifier) has
     // parameters that a language model lacks.
     let fits = |arch: Arch| class.is_none_or(|name| name == arch.class_name());
@@ -128,16 +114,11 @@ fn architecture(fields: Fields) -> Result<Arch> {
         .collect();
     let given = match (model_type, class) {
         (None, None) => "neither model_type nor architectures says what this is".to_owned(),
-        (name, class) => format!(
-            "{} ({}) is not supported",
-            name.unwrap_or("?"),
-            class.unwrap_or("?")
-        ),
+        (name, class) => {
+            format!("{} ({}) is not supported", name.unwrap_or("?"), class.unwrap_or("?"))
+        }
     };
-    Err(fields.error(
-        "model_type",
-        format!("{given}; known are {}", known.join(", ")),
-    ))
+    Err(fields.error("model_type", format!("{given}; known are {}", known.join(", "))))
 }
 
 fn kv_heads(fields: Fields, or: &Defaults, heads: usize) -> Result<usize> {
@@ -151,7 +132,7 @@ fn head_dim(fields: Fields, or: &Defaults, hidden: usize, heads: usize) -> Resul
     if let Some(dim) = fields.size("head_dim", MAX_WIDTH)?.or(or.head_dim) {
         return Ok(dim);
     }
-    if hidden % heads != 0 {
+    if !hidden.is_multiple_of(heads) {
         let why = format!(
             "{hidden} is not a multiple of num_attention_heads = {heads}, and there is no head_dim"
         );
@@ -166,11 +147,7 @@ fn biases(arch: Arch, fields: Fields) -> Result<Biases> {
         _ => fields.flag("attention_bias")?.unwrap_or(false),
     };
     let mlp = arch == Arch::Llama && fields.flag("mlp_bias")?.unwrap_or(false);
-    Ok(Biases {
-        qkv: attention || arch == Arch::Qwen2,
-        output: attention,
-        mlp,
-    })
+    Ok(Biases { qkv: attention || arch == Arch::Qwen2, output: attention, mlp })
 }
 
 fn activation(arch: Arch, fields: Fields) -> Result<Activation> {
@@ -184,10 +161,7 @@ fn activation(arch: Arch, fields: Fields) -> Result<Activation> {
         "gelu" => Ok(Activation::Gelu),
         other => Err(fields.error(
             field,
-            format!(
-                "{} is not known here; known are silu, gelu_pytorch_tanh, gelu",
-                brief(other)
-            ),
+            format!("{} is not known here; known are silu, gelu_pytorch_tanh, gelu", brief(other)),
         )),
     }
 }
@@ -230,18 +204,14 @@ fn windows(
             .ok_or_else(|| fields.error("max_window_layers", "expected a whole number"))?,
     };
     let pattern = match arch {
-        Arch::Gemma3 => fields
-            .size("sliding_window_pattern", MAX_LAYERS)?
-            .unwrap_or(6),
+        Arch::Gemma3 => fields.size("sliding_window_pattern", MAX_LAYERS)?.unwrap_or(6),
         _ => 2,
     };
     let slides = |layer: usize| match arch {
-        Arch::Gemma2 | Arch::Gemma3 => (layer + 1) % pattern != 0,
+        Arch::Gemma2 | Arch::Gemma3 => !(layer + 1).is_multiple_of(pattern),
         _ => layer as u64 >= max_window_layers,
     };
-    Ok((0..layers)
-        .map(|layer| window.filter(|_| slides(layer)))
-        .collect())
+    Ok((0..layers).map(|layer| window.filter(|_| slides(layer))).collect())
 }
 
 fn layer_types(
@@ -250,15 +220,10 @@ fn layer_types(
     window: Option<usize>,
     layers: usize,
 ) -> Result<Vec<Option<usize>>> {
-    let types = types
-        .as_array()
-        .filter(|types| types.len() == layers)
-        .ok_or_else(|| {
-            fields.error(
-                "layer_types",
-                format!("expected a list of num_hidden_layers = {layers} names"),
-            )
-        })?;
+    let types = types.as_array().filter(|types| types.len() == layers).ok_or_else(|| {
+        fields
+            .error("layer_types", format!("expected a list of num_hidden_layers = {layers} names"))
+    })?;
     let one = |value: &Value| match value.as_str() {
         Some("full_attention") => Ok(None),
         Some("sliding_attention") => Ok(window),
@@ -276,19 +241,17 @@ fn layer_types(
 /// Checks that span several fields.
 fn check(config: &ModelConfig, fields: Fields) -> Result<()> {
     let (heads, kv) = (config.num_attention_heads, config.num_key_value_heads);
-    if heads % kv != 0 {
+    if !heads.is_multiple_of(kv) {
         let why = format!("{kv} does not divide num_attention_heads = {heads}");
         return Err(fields.error("num_key_value_heads", why));
     }
     if config.q_width() > MAX_WIDTH * 4 {
-        return Err(fields.error(
-            "head_dim",
-            format!("{} times {heads} heads is too wide", config.head_dim),
-        ));
+        return Err(fields
+            .error("head_dim", format!("{} times {heads} heads is too wide", config.head_dim)));
     }
     for rope in std::iter::once(&config.rope).chain(&config.rope_local) {
         let rotated = super::super::rope_freq::rotated_width(rope, config.head_dim);
-        if rotated < 2 || rotated % 2 != 0 {
+        if rotated < 2 || !rotated.is_multiple_of(2) {
             let why = format!("rope needs an even number of rotated dimensions, here {rotated}");
             return Err(fields.error("head_dim", why));
         }
@@ -298,10 +261,7 @@ fn check(config: &ModelConfig, fields: Fields) -> Result<()> {
         return Err(fields.error("use_bidirectional_attention", why));
     }
     if let Some(quantised) = fields.get("quantization_config") {
-        let method = quantised
-            .get("quant_method")
-            .and_then(Value::as_str)
-            .unwrap_or("?");
+        let method = quantised.get("quant_method").and_then(Value::as_str).unwrap_or("?");
         return Err(Error::input(
             fields.source,
             format!(

@@ -83,17 +83,7 @@ pub(super) fn parse(arch: Arch, top: Fields, max_positions: usize) -> Result<(Ro
         .filter(|map| map.contains_key("full_attention") || map.contains_key("sliding_attention"));
     let empty = Map::new();
     let read = |map: &Map<String, Value>, prefix: &str, theta: f64| {
-        one(
-            arch,
-            top,
-            Fields {
-                source: top.source,
-                prefix,
-                map,
-            },
-            theta,
-            max_positions,
-        )
+        one(arch, top, Fields { source: top.source, prefix, map }, theta, max_positions)
     };
     if !gemma3 && nested.is_none() {
         // transformers lets rope_scaling win over rope_parameters.
@@ -104,20 +94,11 @@ pub(super) fn parse(arch: Arch, top: Fields, max_positions: usize) -> Result<(Ro
         };
         return Ok((read(map, prefix, theta)?, None));
     }
-    let part = |name: &str| {
-        nested
-            .and_then(|map| map.get(name))
-            .and_then(Value::as_object)
-    };
+    let part = |name: &str| nested.and_then(|map| map.get(name)).and_then(Value::as_object);
     // rope_scaling is about the full layers alone; so is a plain rope_parameters.
-    let full = scaling
-        .or_else(|| part("full_attention"))
-        .or(parameters.filter(|_| nested.is_none()));
-    let full = read(
-        full.unwrap_or(&empty),
-        "rope_parameters.full_attention.",
-        theta,
-    )?;
+    let full =
+        scaling.or_else(|| part("full_attention")).or(parameters.filter(|_| nested.is_none()));
+    let full = read(full.unwrap_or(&empty), "rope_parameters.full_attention.", theta)?;
     let local_theta = top.positive("rope_local_base_freq")?.unwrap_or(local_theta);
     let local = part("sliding_attention").unwrap_or(&empty);
     let local = read(local, "rope_parameters.sliding_attention.", local_theta)?;
@@ -156,12 +137,8 @@ fn one(arch: Arch, top: Fields, own: Fields, theta: f64, max_positions: usize) -
     };
     let kind = match name {
         "default" => RopeKind::Default,
-        "linear" => RopeKind::Linear {
-            factor: need("factor")?,
-        },
-        "dynamic" => RopeKind::Dynamic {
-            factor: need("factor")?,
-        },
+        "linear" => RopeKind::Linear { factor: need("factor")? },
+        "dynamic" => RopeKind::Dynamic { factor: need("factor")? },
         "yarn" if arch != Arch::Phi3 => RopeKind::Yarn {
             original: original()?,
             factor: match own.positive("factor")? {
@@ -189,9 +166,5 @@ fn one(arch: Arch, top: Fields, own: Fields, theta: f64, max_positions: usize) -
             return Err(own.error("rope_type", why));
         }
     };
-    Ok(Rope {
-        theta,
-        partial_rotary_factor,
-        kind,
-    })
+    Ok(Rope { theta, partial_rotary_factor, kind })
 }

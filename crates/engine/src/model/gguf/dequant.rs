@@ -45,32 +45,30 @@ where
         step = step.div_ceil(head_dim) * head_dim;
     }
     let mut out = vec![T::zeroed(); rows * cols];
-    out.par_chunks_mut(step * cols)
-        .enumerate()
-        .try_for_each_init(
-            // Blocks hold up to 8-byte aligned fields; a Vec<u64> is aligned for all of them.
-            || (vec![0u64; (step * row_bytes).div_ceil(8)], Vec::new()),
-            |(buffer, spare), (i, chunk)| {
-                let bytes = chunk.len() / cols * row_bytes;
-                let raw = &mut bytemuck::cast_slice_mut(buffer.as_mut_slice())[..bytes];
-                let at = place.offset + (i * step * row_bytes) as u64;
-                file.read_exact_at(raw, at).map_err(Failure::Io)?;
-                if let RowOrder::Rope { head_dim } = place.order {
-                    halves_apart(raw, spare, row_bytes, head_dim);
-                }
-                let blocks = place.dtype.from_data(Cow::Borrowed(raw));
-                let floats = blocks.dequantize(chunk.len()).map_err(Failure::Candle)?;
-                let CpuStorage::F32(floats) = floats else {
-                    return Err(Failure::Candle(candle_core::Error::Msg(
-                        "not dequantised to f32".into(),
-                    )));
-                };
-                for (out, x) in chunk.iter_mut().zip(floats) {
-                    *out = to(x + place.shift);
-                }
-                Ok(())
-            },
-        )?;
+    out.par_chunks_mut(step * cols).enumerate().try_for_each_init(
+        // Blocks hold up to 8-byte aligned fields; a Vec<u64> is aligned for all of them.
+        || (vec![0u64; (step * row_bytes).div_ceil(8)], Vec::new()),
+        |(buffer, spare), (i, chunk)| {
+            let bytes = chunk.len() / cols * row_bytes;
+            let raw = &mut bytemuck::cast_slice_mut(buffer.as_mut_slice())[..bytes];
+            let at = place.offset + (i * step * row_bytes) as u64;
+            file.read_exact_at(raw, at).map_err(Failure::Io)?;
+            if let RowOrder::Rope { head_dim } = place.order {
+                halves_apart(raw, spare, row_bytes, head_dim);
+            }
+            let blocks = place.dtype.from_data(Cow::Borrowed(raw));
+            let floats = blocks.dequantize(chunk.len()).map_err(Failure::Candle)?;
+            let CpuStorage::F32(floats) = floats else {
+                return Err(Failure::Candle(candle_core::Error::Msg(
+                    "not dequantised to f32".into(),
+                )));
+            };
+            for (out, x) in chunk.iter_mut().zip(floats) {
+                *out = to(x + place.shift);
+            }
+            Ok(())
+        },
+    )?;
     Ok(out)
 }
 

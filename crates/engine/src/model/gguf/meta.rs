@@ -27,15 +27,12 @@ impl<'a> Meta<'a> {
         let Some(value) = self.map.get(key) else {
             return Ok(None);
         };
-        whole(value)
-            .map(Some)
-            .ok_or_else(|| self.error(key, "expected a whole number"))
+        whole(value).map(Some).ok_or_else(|| self.error(key, "expected a whole number"))
     }
 
     /// As [`Meta::int`], and must be there.
     pub fn need_int(&self, key: &str) -> Result<u64> {
-        self.int(key)?
-            .ok_or_else(|| self.error(key, "missing from the metadata"))
+        self.int(key)?.ok_or_else(|| self.error(key, "missing from the metadata"))
     }
 
     /// A number. What was stored as f32 is read as the shortest decimal that means it: 1e-5
@@ -44,15 +41,12 @@ impl<'a> Meta<'a> {
         match self.map.get(key) {
             None => Ok(None),
             Some(Value::F64(x)) => Ok(Some(*x)),
-            Some(Value::F32(x)) => x
-                .to_string()
-                .parse()
-                .map(Some)
-                .map_err(|_| self.error(key, "expected a number")),
+            Some(Value::F32(x)) => {
+                x.to_string().parse().map(Some).map_err(|_| self.error(key, "expected a number"))
+            }
             Some(value) => {
                 let x = whole(value).map(|x| x as f64);
-                x.map(Some)
-                    .ok_or_else(|| self.error(key, "expected a number"))
+                x.map(Some).ok_or_else(|| self.error(key, "expected a number"))
             }
         }
     }
@@ -91,12 +85,7 @@ impl<'a> Meta<'a> {
         let one = |(i, value)| {
             read(value).ok_or_else(|| self.error(key, format!("element {i} is not one of {what}")))
         };
-        values
-            .iter()
-            .enumerate()
-            .map(one)
-            .collect::<Result<_>>()
-            .map(Some)
+        values.iter().enumerate().map(one).collect::<Result<_>>().map(Some)
     }
 }
 

@@ -52,9 +52,7 @@ pub(super) fn gguf_name(config: &ModelConfig, name: &str) -> Option<String> {
 pub(super) fn row_order(config: &ModelConfig, name: &str) -> RowOrder {
     let turned = name.contains(".self_attn.q_proj.") || name.contains(".self_attn.k_proj.");
     match turned && config.arch == Arch::Llama {
-        true => RowOrder::Rope {
-            head_dim: config.head_dim,
-        },
+        true => RowOrder::Rope { head_dim: config.head_dim },
         false => RowOrder::Same,
     }
 }

@@ -30,17 +30,9 @@ pub(super) fn read(path: &Path, file: &mut File) -> Result<Content> {
             format!("damaged GGUF file: {why}; fetch it again"),
         )
     };
-    let len = file
-        .metadata()
-        .map_err(|e| Error::io("read", path, e))?
-        .len();
-    let mut scan = Scan {
-        reader: BufReader::new(&mut *file),
-        at: 0,
-        len,
-        elements: 0,
-        alignment: 32,
-    };
+    let len = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
+    let mut scan =
+        Scan { reader: BufReader::new(&mut *file), at: 0, len, elements: 0, alignment: 32 };
     let end = scan.header().map_err(|why| match why {
         Stop::Damaged(why) => bad(why),
         Stop::Refused(why) => Error::input(path.display().to_string(), why),
@@ -48,8 +40,7 @@ pub(super) fn read(path: &Path, file: &mut File) -> Result<Content> {
     })?;
     file.rewind().map_err(|e| Error::io("read", path, e))?;
     let mut header = vec![0; usize::try_from(end).unwrap_or_default()];
-    file.read_exact(&mut header)
-        .map_err(|e| Error::io("read", path, e))?;
+    file.read_exact(&mut header).map_err(|e| Error::io("read", path, e))?;
     Content::read(&mut Cursor::new(header)).map_err(|e| bad(brief(e)))
 }
 
@@ -82,9 +73,7 @@ impl Scan<'_> {
     /// Walks the whole header and returns where it ends.
     fn header(&mut self) -> Step<u64> {
         if &self.bytes::<4>()? != b"GGUF" {
-            return Err(Stop::Refused(
-                "not a GGUF file (it does not begin with GGUF)".into(),
-            ));
+            return Err(Stop::Refused("not a GGUF file (it does not begin with GGUF)".into()));
         }
         match self.u32()? {
             2 | 3 => {}
@@ -153,7 +142,7 @@ impl Scan<'_> {
             )));
         };
         let block = dtype.block_size() as u64;
-        if row % block != 0 {
+        if !row.is_multiple_of(block) {
             return damaged(format!(
                 "tensor {name}: rows of {row} are no whole number of blocks of {block}"
             ));
@@ -183,11 +172,7 @@ impl Scan<'_> {
 
     fn alignment_of(&mut self, kind: u32) -> Step<u64> {
         const U32: u32 = 4;
-        let alignment = if kind == U32 {
-            u64::from(self.u32()?)
-        } else {
-            0
-        };
+        let alignment = if kind == U32 { u64::from(self.u32()?) } else { 0 };
         if !alignment.is_power_of_two() || alignment > 1 << 16 {
             return damaged("general.alignment is no power of two");
         }

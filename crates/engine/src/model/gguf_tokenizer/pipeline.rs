@@ -32,12 +32,9 @@ impl Pipeline {
             Ok(serde_json::from_value(value.clone())?)
         }
         tokenizer.with_normalizer(part::<tokenizers::NormalizerWrapper>(&self.normalizer)?)?;
-        tokenizer.with_pre_tokenizer(part::<tokenizers::PreTokenizerWrapper>(
-            &self.pre_tokenizer,
-        )?);
-        tokenizer.with_post_processor(part::<tokenizers::PostProcessorWrapper>(
-            &self.post_processor,
-        )?);
+        tokenizer.with_pre_tokenizer(part::<tokenizers::PreTokenizerWrapper>(&self.pre_tokenizer)?);
+        tokenizer
+            .with_post_processor(part::<tokenizers::PostProcessorWrapper>(&self.post_processor)?);
         tokenizer.with_decoder(part::<tokenizers::DecoderWrapper>(&self.decoder)?);
         Ok(())
     }
@@ -49,10 +46,9 @@ pub(super) fn byte_level(meta: Metadata, names: &Specials) -> Result<Pipeline> {
     let mut out = match meta.text(key)?.unwrap_or("default") {
         "default" | "gpt-2" | "gpt2" => gpt2(false),
         "smollm" | "starcoder" | "refact" => gpt2(true),
-        "llama-bpe" | "llama3" | "llama-v3" => Pipeline {
-            ignore_merges: true,
-            ..split(LLAMA3, bytes(true, true, true))
-        },
+        "llama-bpe" | "llama3" | "llama-v3" => {
+            Pipeline { ignore_merges: true, ..split(LLAMA3, bytes(true, true, true)) }
+        }
         "smaug-bpe" => split(LLAMA3, bytes(true, true, true)),
         "qwen2" | "deepseek-r1-qwen" => Pipeline {
             normalizer: json!({ "type": "NFC" }),
@@ -69,9 +65,7 @@ pub(super) fn byte_level(meta: Metadata, names: &Specials) -> Result<Pipeline> {
         }
     };
     // Llama 3's begin every text with bos unless told otherwise; the others do if told to.
-    let bos = meta
-        .flag("tokenizer.ggml.add_bos_token")?
-        .unwrap_or(out.ignore_merges);
+    let bos = meta.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(out.ignore_merges);
     let eos = meta.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
     if let Some(template) = template(meta, names, bos, eos)? {
         out.post_processor = match out.post_processor {
@@ -112,12 +106,7 @@ pub(super) fn template(
     let specials: serde_json::Map<_, _> = [&bos, &eos]
         .into_iter()
         .flatten()
-        .map(|(text, id)| {
-            (
-                text.clone(),
-                json!({ "id": text, "ids": [id], "tokens": [text] }),
-            )
-        })
+        .map(|(text, id)| (text.clone(), json!({ "id": text, "ids": [id], "tokens": [text] })))
         .collect();
     let pair = [around("A", 0), around("B", 1)].concat();
     Ok(Some(json!({

@@ -22,9 +22,8 @@ pub(super) fn model(
 ) -> Result<(ModelWrapper, Pipeline)> {
     let key = "tokenizer.ggml.scores";
     let score = |value: &'_ Meta| value.to_f32().ok().filter(|score| score.is_finite());
-    let scores = meta
-        .list(key, "finite numbers", score)?
-        .ok_or_else(|| meta.error(key, "missing"))?;
+    let scores =
+        meta.list(key, "finite numbers", score)?.ok_or_else(|| meta.error(key, "missing"))?;
     if scores.len() != vocab.tokens.len() {
         return Err(meta.error(key, "as many elements as tokens expected"));
     }
@@ -35,25 +34,18 @@ pub(super) fn model(
     if let Some(unk) = names.unk {
         builder = builder.unk_token(unk.to_owned());
     }
-    let bpe = builder
-        .build()
-        .map_err(|e| meta.error("tokenizer.ggml.tokens", brief(e)))?;
+    let bpe = builder.build().map_err(|e| meta.error("tokenizer.ggml.tokens", brief(e)))?;
     Ok((bpe.into(), pipeline(meta, names)?))
 }
 
 fn pipeline(meta: Metadata, names: &Specials) -> Result<Pipeline> {
-    let prefix_space = meta
-        .flag("tokenizer.ggml.add_space_prefix")?
-        .unwrap_or(true);
+    let prefix_space = meta.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let bos = meta.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(true);
     let eos = meta.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
     let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
     let prepend = json!({ "type": "Prepend", "prepend": SPACE });
-    let mut decoders = vec![
-        replace(SPACE, " "),
-        json!({ "type": "ByteFallback" }),
-        json!({ "type": "Fuse" }),
-    ];
+    let mut decoders =
+        vec![replace(SPACE, " "), json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })];
     if prefix_space {
         decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
     }
@@ -83,13 +75,7 @@ fn merges(vocab: &Vocab, scores: &[f32]) -> Vec<(String, String)> {
     }
     // What stands for no text of its own is neither made by merging nor merged.
     let mergeable = |id: usize| !matches!(vocab.kind(id), UNKNOWN | CONTROL | UNUSED | BYTE);
-    let part = |text: &str| {
-        vocab
-            .ids
-            .get(text)
-            .copied()
-            .filter(|id| mergeable(*id as usize))
-    };
+    let part = |text: &str| vocab.ids.get(text).copied().filter(|id| mergeable(*id as usize));
     let mut all: Vec<Merge> = Vec::new();
     for (id, (token, &score)) in vocab.tokens.iter().zip(scores).enumerate() {
         if token.len() > LONGEST || !mergeable(id) {
@@ -103,22 +89,12 @@ fn merges(vocab: &Vocab, scores: &[f32]) -> Vec<(String, String)> {
             .filter_map(|(n, (at, _))| {
                 let (left, right) = token.split_at(at);
                 let ids = (part(left)?, part(right)?);
-                Some((
-                    ids,
-                    Merge {
-                        left,
-                        right,
-                        score,
-                        lens: (n, letters - n),
-                    },
-                ))
+                Some((ids, Merge { left, right, score, lens: (n, letters - n) }))
             })
             .collect();
         own.sort_by_key(|(ids, _)| *ids);
         all.extend(own.into_iter().map(|(_, merge)| merge));
     }
     all.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.lens.cmp(&a.lens)));
-    all.into_iter()
-        .map(|merge| (merge.left.to_owned(), merge.right.to_owned()))
-        .collect()
+    all.into_iter().map(|merge| (merge.left.to_owned(), merge.right.to_owned())).collect()
 }

@@ -69,11 +69,7 @@ fn header(tensors: &[(&str, &Tensor)], dtype: Dtype) -> Result<Vec<u8>> {
         let start = end;
         end += tensor.elem_count() * width(dtype);
         let shape = tensor.dims().to_vec();
-        let info = TensorInfo {
-            dtype: format,
-            shape,
-            data_offsets: (start, end),
-        };
+        let info = TensorInfo { dtype: format, shape, data_offsets: (start, end) };
         infos.push(((*name).to_owned(), info));
     }
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
@@ -88,10 +84,7 @@ fn write(out: &mut impl Write, tensor: &Tensor, dtype: Dtype) -> Result<(), Fail
     /// Elements that are converted at a time.
     const CHUNK: usize = 1 << 16;
     let candle = |e: candle_core::Error| Failure::Engine(e.into());
-    let here = tensor
-        .to_device(&Device::Cpu)
-        .and_then(|t| t.contiguous())
-        .map_err(candle)?;
+    let here = tensor.to_device(&Device::Cpu).and_then(|t| t.contiguous()).map_err(candle)?;
     let data = view(&here).map_err(Failure::Engine)?;
     match dtype {
         Dtype::F32 => out.write_all(bytemuck::cast_slice(&data))?,

@@ -113,10 +113,8 @@ impl Index {
     /// The place of a parameter, checked for its shape. A file saved from the bare decoder
     /// (without head) has names without the leading `model.`.
     pub fn find(&self, spec: &ParamSpec, dir: &Path) -> Result<&Entry> {
-        let bare = spec
-            .name
-            .strip_prefix("model.")
-            .and_then(|name| self.entries.get_key_value(name));
+        let bare =
+            spec.name.strip_prefix("model.").and_then(|name| self.entries.get_key_value(name));
         let Some((name, entry)) = self.entries.get_key_value(&spec.name).or(bare) else {
             let hint = match spec.name.as_str() {
                 "lm_head.weight" => " (config.json does not say tie_word_embeddings: true)",
@@ -126,12 +124,7 @@ impl Index {
             return Err(Error::input(dir.display().to_string(), why));
         };
         if entry.shape != spec.shape {
-            return Err(shape_error(
-                &self.files[entry.file].0,
-                name,
-                &entry.shape,
-                spec,
-            ));
+            return Err(shape_error(&self.files[entry.file].0, name, &entry.shape, spec));
         }
         Ok(entry)
     }
@@ -146,11 +139,7 @@ impl Index {
                 || name.ends_with("rotary_emb.inv_freq")
                 || (tied && name == "lm_head.weight")
         };
-        self.entries
-            .keys()
-            .filter(|name| !wanted(name))
-            .cloned()
-            .collect()
+        self.entries.keys().filter(|name| !wanted(name)).cloned().collect()
     }
 }
 
@@ -167,10 +156,7 @@ fn header(path: &Path, mut file: &File) -> Result<(u64, Metadata)> {
     }
     file.read_exact(&mut head).map_err(io)?;
     if is_pickle(&head) {
-        return Err(pickle_error(
-            path,
-            "is a pickle (PyTorch) file, whatever its name says",
-        ));
+        return Err(pickle_error(path, "is a pickle (PyTorch) file, whatever its name says"));
     }
     let [len @ .., _] = head;
     let len = u64::from_le_bytes(len);
@@ -200,9 +186,7 @@ fn shards(list: &Path) -> Result<IndexMap<String, String>> {
     let bad = |why: String| Error::input(list.display().to_string(), why);
     let json = read_json(list)?;
     let Some(Value::Object(map)) = json.get("weight_map") else {
-        return Err(bad(
-            "weight_map: expected an object of tensor names and file names".into(),
-        ));
+        return Err(bad("weight_map: expected an object of tensor names and file names".into()));
     };
     let one = |(name, shard): (&String, &Value)| {
         let label = brief(name);
@@ -210,18 +194,13 @@ fn shards(list: &Path) -> Result<IndexMap<String, String>> {
             return Err(bad(format!("weight_map.{label}: expected a file name")));
         };
         let mut parts = Path::new(shard).components();
-        let plain = matches!(
-            (parts.next(), parts.next()),
-            (Some(Component::Normal(_)), None)
-        );
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
         if !plain || shard.contains(['\\', '/', '\0']) {
             let why = format!("weight_map.{label}: {shard:?} is not a file name in this folder");
             return Err(bad(why));
         }
         if !shard.ends_with(".safetensors") {
-            return Err(bad(format!(
-                "weight_map.{label}: {shard:?} is not a .safetensors file"
-            )));
+            return Err(bad(format!("weight_map.{label}: {shard:?} is not a .safetensors file")));
         }
         Ok((name.clone(), shard.to_owned()))
     };

@@ -34,12 +34,10 @@ pub(super) fn tensor(file: &File, entry: &Entry, dtype: Dtype) -> Result<Data, F
     match dtype {
         Dtype::F32 => Ok(Data::F32(match entry.dtype {
             StDtype::F32 => plain(file, entry)?,
-            StDtype::F16 => convert(file, entry, |from: &[f16], to| {
-                from.convert_to_f32_slice(to)
-            })?,
-            StDtype::BF16 => convert(file, entry, |from: &[bf16], to| {
-                from.convert_to_f32_slice(to)
-            })?,
+            StDtype::F16 => convert(file, entry, |from: &[f16], to| from.convert_to_f32_slice(to))?,
+            StDtype::BF16 => {
+                convert(file, entry, |from: &[bf16], to| from.convert_to_f32_slice(to))?
+            }
             _ => return Err(Failure::Dtype),
         })),
         Dtype::Bf16 => Ok(Data::Bf16(match entry.dtype {
@@ -64,12 +62,10 @@ where
 {
     let size = size_of::<T>();
     let mut data = vec![T::zeroed(); entry.len / size];
-    data.par_chunks_mut(CHUNK)
-        .enumerate()
-        .try_for_each(|(i, chunk)| {
-            let at = entry.offset + (i * CHUNK * size) as u64;
-            file.read_exact_at(bytemuck::cast_slice_mut(chunk), at)
-        })?;
+    data.par_chunks_mut(CHUNK).enumerate().try_for_each(|(i, chunk)| {
+        let at = entry.offset + (i * CHUNK * size) as u64;
+        file.read_exact_at(bytemuck::cast_slice_mut(chunk), at)
+    })?;
     Ok(data)
 }
 

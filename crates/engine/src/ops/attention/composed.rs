@@ -24,10 +24,7 @@ pub(super) fn forward(
         outs.push(p.matmul(&v)?.transpose(0, 1)?.contiguous()?.flatten(1, 2)?);
         lses.push(lse.t()?.contiguous()?);
     }
-    Ok(Saved {
-        o_thk: Tensor::cat(&outs, 0)?,
-        lse_th: Tensor::cat(&lses, 0)?,
-    })
+    Ok(Saved { o_thk: Tensor::cat(&outs, 0)?, lse_th: Tensor::cat(&lses, 0)? })
 }
 
 /// As [`Attention::backward`].
@@ -50,12 +47,7 @@ pub(super) fn backward(
         };
         let (dy, o) = (heads(do_thk)?, heads(&saved.o_thk)?);
         let s = masked_scores(a, &q, &k)?;
-        let lse = saved
-            .lse_th
-            .narrow(0, row[0], n)?
-            .t()?
-            .contiguous()?
-            .unsqueeze(D::Minus1)?;
+        let lse = saved.lse_th.narrow(0, row[0], n)?.t()?.contiguous()?.unsqueeze(D::Minus1)?;
         let p = s.broadcast_sub(&lse)?.exp()?;
         let delta = (&dy * o)?.sum_keepdim(D::Minus1)?;
         let dp = dy.matmul(&v.transpose(1, 2)?.contiguous()?)?;
@@ -72,18 +64,10 @@ pub(super) fn backward(
             Ok(x.reshape((a.kv_heads, group, n, a.head_dim))?.sum(1)?)
         };
         dqs.push(flat(ds.matmul(&k)?)?);
-        dks.push(flat(grouped(
-            ds.transpose(1, 2)?.contiguous()?.matmul(&q)?,
-        )?)?);
-        dvs.push(flat(grouped(
-            p.transpose(1, 2)?.contiguous()?.matmul(&dy)?,
-        )?)?);
+        dks.push(flat(grouped(ds.transpose(1, 2)?.contiguous()?.matmul(&q)?)?)?);
+        dvs.push(flat(grouped(p.transpose(1, 2)?.contiguous()?.matmul(&dy)?)?)?);
     }
-    Ok((
-        Tensor::cat(&dqs, 0)?,
-        Tensor::cat(&dks, 0)?,
-        Tensor::cat(&dvs, 0)?,
-    ))
+    Ok((Tensor::cat(&dqs, 0)?, Tensor::cat(&dks, 0)?, Tensor::cat(&dvs, 0)?))
 }
 
 /// One row's q, k, v as [h, n, k]; keys and values repeated for the heads of their group.
@@ -102,11 +86,7 @@ fn row_heads(
         let x = x.unsqueeze(1)?.expand((heads, group, n, a.head_dim))?;
         Ok(x.reshape((a.heads, n, a.head_dim))?)
     };
-    Ok((
-        split(q, a.heads)?,
-        split(k, a.kv_heads)?,
-        split(v, a.kv_heads)?,
-    ))
+    Ok((split(q, a.heads)?, split(k, a.kv_heads)?, split(v, a.kv_heads)?))
 }
 
 /// Capped scores with -inf where a query does not see a key: [h, n, n].
@@ -129,7 +109,10 @@ mod tests {
     use super::*;
     use crate::ops::testing::{close, dot, finite_difference, random};
 
-    const CASES: &[(usize, usize, usize, Option<usize>, Option<f32>, &[usize])] = &[
+    /// Heads, key/value heads, head width, window, soft-cap, row offsets.
+    type Case = (usize, usize, usize, Option<usize>, Option<f32>, &'static [usize]);
+
+    const CASES: &[Case] = &[
         (1, 1, 4, None, None, &[0, 1]),
         (4, 2, 16, None, None, &[0, 40, 41, 120]),
         (9, 3, 64, None, None, &[0, 200]),
@@ -140,17 +123,7 @@ mod tests {
     fn attention(case: usize) -> (Attention, &'static [usize]) {
         let (heads, kv_heads, head_dim, window, softcap, offsets) = CASES[case];
         let scale = 1.0 / (head_dim as f32).sqrt();
-        (
-            Attention {
-                heads,
-                kv_heads,
-                head_dim,
-                scale,
-                window,
-                softcap,
-            },
-            offsets,
-        )
+        (Attention { heads, kv_heads, head_dim, scale, window, softcap }, offsets)
     }
 
     fn operands(a: &Attention, t: usize) -> (Tensor, Tensor, Tensor, Tensor) {
@@ -202,10 +175,7 @@ mod tests {
         let (q, k, v, _) = operands(&a, 50);
         let both = a.forward(&q, &k, &v, &[0, 20, 50]).unwrap().o_thk;
         let cut = |x: &Tensor| x.narrow(0, 20, 30).unwrap().contiguous().unwrap();
-        let alone = a
-            .forward(&cut(&q), &cut(&k), &cut(&v), &[0, 30])
-            .unwrap()
-            .o_thk;
+        let alone = a.forward(&cut(&q), &cut(&k), &cut(&v), &[0, 30]).unwrap().o_thk;
         close(&cut(&both), &alone, 1e-6);
     }
 }

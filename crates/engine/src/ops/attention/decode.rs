@@ -25,10 +25,7 @@ pub fn decode(a: &Attention, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
                     for j in first..seen {
                         let key = &k[j * kv_width + column..][..d];
                         let score = a.scale * sum2(query, key, |x, y| x * y);
-                        s.push(
-                            a.softcap
-                                .map_or(score, |cap| cap * crate::simd::tanh(score / cap)),
-                        );
+                        s.push(a.softcap.map_or(score, |cap| cap * crate::simd::tanh(score / cap)));
                     }
                     let peak = max(&s);
                     s.iter_mut().for_each(|x| *x = exp(*x - peak));
@@ -56,19 +53,8 @@ mod tests {
     #[test]
     fn last_token_equals_the_full_pass() {
         for (window, softcap) in [(None, None), (Some(7), Some(2.0))] {
-            let a = Attention {
-                heads: 4,
-                kv_heads: 2,
-                head_dim: 8,
-                scale: 0.3,
-                window,
-                softcap,
-            };
-            let (q, k, v) = (
-                random(1, (30, 32)),
-                random(2, (30, 16)),
-                random(3, (30, 16)),
-            );
+            let a = Attention { heads: 4, kv_heads: 2, head_dim: 8, scale: 0.3, window, softcap };
+            let (q, k, v) = (random(1, (30, 32)), random(2, (30, 16)), random(3, (30, 16)));
             let full = a.forward(&q, &k, &v, &[0, 30]).unwrap().o_thk;
             let full = view(&full).unwrap();
             let (q, k, v) = (view(&q).unwrap(), view(&k).unwrap(), view(&v).unwrap());

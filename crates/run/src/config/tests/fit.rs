@@ -9,26 +9,14 @@ use super::from_json;
 fn arguments_that_do_not_fit_together_say_so_in_upstreams_words() {
     let check = |given: Value, expected: &str| {
         let mut all = json!({"model_name_or_path": "m", "dataset": "d", "do_train": true});
-        all.as_object_mut()
-            .unwrap()
-            .extend(given.as_object().unwrap().clone());
+        all.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
         let (config, _) = from_json(all).unwrap();
-        let found = config
-            .check()
-            .err()
-            .map(|error| error.to_string())
-            .unwrap_or_default();
+        let found = config.check().err().map(|error| error.to_string()).unwrap_or_default();
         assert_eq!(found, expected, "{given}");
     };
     check(json!({}), "");
-    check(
-        json!({"model_name_or_path": ""}),
-        "Please provide `model_name_or_path`.",
-    );
-    check(
-        json!({"dataset": ""}),
-        "dataset: Please specify dataset for training.",
-    );
+    check(json!({"model_name_or_path": ""}), "Please provide `model_name_or_path`.");
+    check(json!({"dataset": ""}), "dataset: Please specify dataset for training.");
     check(
         json!({"val_size": 0.1, "eval_dataset": "e"}),
         "Cannot specify `val_size` if `eval_dataset` is not None.",
@@ -87,10 +75,7 @@ fn arguments_that_do_not_fit_together_say_so_in_upstreams_words() {
         json!({"lr_scheduler_kwargs": {"min_lr": []}}),
         "lr_scheduler_kwargs: min_lr is [], which is not a number",
     );
-    check(
-        json!({"num_train_epochs": 0}),
-        "`num_train_epochs` of 0 needs `max_steps`.",
-    );
+    check(json!({"num_train_epochs": 0}), "`num_train_epochs` of 0 needs `max_steps`.");
     let (config, _) = from_json(json!({"model_name_or_path": "m", "eval_dataset": "e"})).unwrap();
     config.check_for(Purpose::Eval).unwrap();
     config.check_for(Purpose::Data).unwrap();

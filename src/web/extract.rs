@@ -1,0 +1,88 @@
+//! What handlers take out of a request, with a problem instead of axum's plain text where it is wrong.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::error::Error;
+use super::guard::is_json;
+
+/// The id in a path; one that is no text is the id of nothing (404).
+pub struct Id(pub String);
+
+/// The query of a URL.
+pub struct Params<T>(pub T);
+
+/// A body of application/json.
+pub struct JsonBody<T>(pub T);
+
+/// The same, but nothing at all counts as the default.
+pub struct OptionalBody<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
+        let declared = is_json(request.headers());
+        let bytes = read(request, state).await?;
+        parse(&bytes, declared).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalBody<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
+        let declared = is_json(request.headers());
+        let bytes = read(request, state).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        parse(&bytes, declared).map(Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|Path(id)| Self(id)).map_err(|_| Error::not_found("run", "?"))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query.map(|Query(query)| Self(query)).map_err(|rejection| {
+            Error::bad_request(format!(
+                "The query is not what is expected: {}.",
+                rejection.body_text()
+            ))
+        })
+    }
+}
+
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Error> {
+    Bytes::from_request(request, state).await.map_err(|rejection| {
+        let status = rejection.status();
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            Error::new(status, "The body is larger than 1 MiB.")
+        } else {
+            Error::bad_request("The body could not be read to its end.")
+        }
+    })
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8], declared: bool) -> Result<T, Error> {
+    if !declared {
+        let detail = "The body must be JSON, sent as Content-Type: application/json.";
+        return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::bad_request(format!("The body is not what is expected: {error}.")))
+}

@@ -1,0 +1,222 @@
+// The live page: curves, readings, log and samples follow one event stream (stream.js).
+
+import { count, duration, number, paintTimes, say, word } from './app.js';
+import { Plot, Series, smooth } from './chart.js';
+import { follow } from './stream.js';
+
+const page = document.getElementById('live').dataset;
+const by = (id) => document.getElementById(id);
+const KEYS = ['loss', 'eval_loss', 'lr', 'grad_norm', 'tokens_per_s'];
+const curves = Object.fromEntries(KEYS.map((key) => [key, new Series()]));
+const checkpoints = new Set(JSON.parse(by('plot-loss').dataset.marks || '[]'));
+let status = page.status;
+
+// curves ---------------------------------------------------------------------------------------------------------
+
+const weight = by('smooth');
+weight.value = localStorage.getItem('smooth') ?? weight.value;
+weight.addEventListener('input', () => { localStorage.setItem('smooth', weight.value); plots.loss.draw(); });
+
+const line = (label, stroke, width, more) => ({ label, stroke, width, spanGaps: true, points: { show: false }, ...more });
+
+function lossCurves() {
+  const { loss, eval_loss: held } = curves;
+  const of = (values) => ({ steps: loss.steps, values });
+  return [of(loss.low ?? []), of(loss.high ?? []), loss, of(smooth(loss.values, Number(weight.value))), held];
+}
+
+const plots = {
+  loss: new Plot({
+    box: by('plot-loss'), title: word('plot.loss'), curves: lossCurves, marks: () => checkpoints,
+    bands: (colour) => [{ series: [2, 1], fill: colour('train', 0.14) }],
+    series: (colour) => [
+      line('', 'transparent', 0), line('', 'transparent', 0),
+      line(word('plot.train'), colour('train', 0.32), 1),
+      line(word('plot.smoothed'), colour('train'), 2.25),
+      line(word('plot.eval'), colour('eval'), 1.5, { points: { show: true, size: 8, width: 0, fill: colour('eval') } }),
+    ],
+  }),
+};
+for (const [key, name] of [['lr', 'plot.lr'], ['grad_norm', 'plot.grad'], ['tokens_per_s', 'plot.speed']]) {
+  plots[key] = new Plot({
+    box: by(`plot-${key}`), title: word(name), curves: () => [curves[key]],
+    series: (colour) => [line(word(name), colour('ink-2'), 1.5)],
+  });
+}
+
+async function loadCurves() {
+  const answer = await fetch(`/api/v1/runs/${page.run}/metrics?keys=${KEYS}&points=1500&upto=${page.after}`);
+  if (!answer.ok) return;
+  const all = await answer.json();
+  for (const key of KEYS) if (all[key]) curves[key].load(all[key]);
+  for (const plot of Object.values(plots)) plot.draw();
+}
+
+// readings -------------------------------------------------------------------------------------------------------
+
+const paces = []; // [step, elapsed seconds] of the last steps
+let spoken = 0;
+
+function put(id, text, unit) {
+  const box = by(id);
+  if (box.textContent === text + (unit ? ` ${unit}` : '')) return;
+  box.replaceChildren(text);
+  if (unit) box.append(' ', Object.assign(document.createElement('small'), { textContent: unit }));
+}
+
+/** Seconds left with their spread, from the pace of the last steps. */
+function eta(left) {
+  const seconds = paces.slice(1).map(([step, at], i) => (at - paces[i][1]) / (step - paces[i][0]));
+  if (seconds.length < 3) return null;
+  const mean = seconds.reduce((sum, s) => sum + s, 0) / seconds.length;
+  const variance = seconds.reduce((sum, s) => sum + (s - mean) ** 2, 0) / (seconds.length - 1);
+  return [left * mean, 2 * Math.sqrt(variance * (left + left ** 2 / seconds.length))];
+}
+
+function paintStep(step, total) {
+  if (!total) return;
+  put('r-step', step.toLocaleString(), `/ ${total.toLocaleString()}`);
+  const bar = by('r-bar');
+  bar.max = total;
+  bar.value = step;
+  const percent = Math.floor((100 * step) / total);
+  by('r-percent').textContent = `${percent}%`;
+  document.title = document.title.replace(/^(\d+% )?/, status === 'running' ? `${percent}% ` : '');
+  const tenth = Math.floor(percent / 10);
+  if (tenth > spoken) { spoken = tenth; say(word('say.progress', percent, number(curves.loss.last))); }
+  const left = status === 'running' ? eta(total - step) : null;
+  if (left) put('r-eta', duration(left[0]), left[1] > 0.05 * left[0] && left[1] >= 1 ? `± ${duration(left[1])}` : '');
+}
+
+function takeMetric(point) {
+  for (const key of KEYS) {
+    const value = point[key];
+    if (value === undefined) continue;
+    curves[key].push(point.step, value);
+    const shown = by(`v-${key}`);
+    if (shown) shown.textContent = key === 'tokens_per_s' ? count(value) : number(value);
+  }
+  const { loss, tokens_per_s: speed } = point;
+  if (loss === undefined) return;
+  put('r-loss', number(loss));
+  if (speed) put('r-speed', count(speed), word('unit.tokens'));
+  put('r-epoch', point.epoch.toFixed(2));
+  put('r-elapsed', duration(point.elapsed_s));
+  if (paces.length && paces.at(-1)[0] >= point.step) paces.length = 0;
+  paces.push([point.step, point.elapsed_s]);
+  if (paces.length > 40) paces.shift();
+  paintStep(point.step, point.total_steps);
+}
+
+function takeState(state) {
+  if (state.status === 'queued' && status === 'queued') return; // the page knows how many are ahead
+  const phase = state.status === 'running' && state.phase ? word(`phase.${state.phase}`) : word(`phase.${state.status}`);
+  const done = state.phase_total ? ` ${Math.floor((100 * state.phase_done) / state.phase_total)}%` : '';
+  if (by('r-phase').textContent !== phase + done) by('r-phase').textContent = phase + done;
+  const changed = state.status !== status;
+  status = state.status;
+  const waiting = by('plot-loss').querySelector('.waiting');
+  if (waiting) waiting.textContent = phase + done;
+  if (!changed) return;
+  say(word(`status.${status}`));
+  by('r-bar').className = `s-${status}`;
+  if (status !== 'running') { put('r-eta', '–'); document.title = document.title.replace(/^\d+% /, ''); }
+  refresh();
+}
+
+/** Pill, buttons, error card and the list at the side come from the server again. */
+async function refresh() {
+  await window.htmx.ajax('GET', `/runs/${page.run}?part=head`, { target: '#main', swap: 'none' });
+  paintTimes();
+}
+
+// samples --------------------------------------------------------------------------------------------------------
+
+function takeSample({ step, prompt, text }) {
+  const box = by('samples');
+  box.hidden = false;
+  let sample = [...box.querySelectorAll('.sample')].find((one) => one.dataset.prompt === prompt);
+  if (!sample) {
+    sample = by('sample-shape').content.firstElementChild.cloneNode(true);
+    sample.dataset.prompt = prompt;
+    sample.querySelector('.prompt span:last-child').textContent = prompt;
+    box.append(sample);
+  }
+  const side = sample.querySelector(step === 0 || !sample.dataset.asked ? '.before' : '.after');
+  sample.dataset.asked = 'yes';
+  delete side.dataset.wait;
+  side.querySelector('h3').textContent = step === 0 ? word('samples.before') : word('samples.after', step.toLocaleString());
+  side.querySelector('blockquote').textContent = text;
+}
+
+// log ------------------------------------------------------------------------------------------------------------
+
+const log = by('log'), filter = by('log-filter'), pursue = by('log-follow');
+const LINES = 2000;
+for (const control of [filter, by('follow-box')]) control.hidden = false;
+
+function wanted(text) {
+  return text.toLowerCase().includes(filter.value.trim().toLowerCase());
+}
+
+function bottom() {
+  if (pursue.checked) log.scrollTop = log.scrollHeight;
+}
+
+function takeLog(lines) {
+  log.querySelector('.waiting')?.remove();
+  const fresh = lines.map(({ text }) => {
+    const p = document.createElement('p');
+    p.textContent = text;
+    p.className = /error|panicked/i.test(text) ? 'bad' : /warning/i.test(text) ? 'warn' : '';
+    p.hidden = !wanted(text);
+    return p;
+  });
+  log.append(...fresh);
+  while (log.childElementCount > LINES) log.firstElementChild.remove();
+  bottom();
+}
+
+filter.addEventListener('input', () => {
+  for (const p of log.children) p.hidden = !wanted(p.textContent);
+  bottom();
+});
+pursue.addEventListener('change', bottom);
+log.addEventListener('scroll', () => {
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+  if (!atEnd) pursue.checked = false;
+});
+
+// the stream -----------------------------------------------------------------------------------------------------
+
+function take(kind, data) {
+  switch (kind) {
+    case 'metric': {
+      for (const point of data) takeMetric(point);
+      for (const plot of Object.values(plots)) plot.draw();
+      break;
+    }
+    case 'log': takeLog(data.flat()); break;
+    case 'notice': break; // the worker's log says it too
+    case 'sample': takeSample(data); break;
+    case 'checkpoint': checkpoints.add(data.step); plots.loss.draw(); break;
+    case 'rewound': {
+      for (const curve of Object.values(curves)) curve.rewind(data.to_step);
+      for (const step of checkpoints) if (step > data.to_step) checkpoints.delete(step);
+      paces.length = 0;
+      break;
+    }
+    default: takeState(data);
+  }
+}
+
+const pill = by('link');
+function link(state) {
+  pill.className = `link s-${state}`;
+  pill.textContent = word(`link.${state}`);
+  document.body.classList.toggle('stale', state === 'reconnecting' || state === 'offline');
+}
+
+bottom();
+await Promise.all([document.fonts.ready, loadCurves()]);
+if (['queued', 'running', 'stopping'].includes(status)) follow(`/runs/${page.run}/events`, Number(page.after), take, link);

@@ -1,0 +1,330 @@
+//! What the browser tests stand on: a server in a folder of its own, a headless Chromium, axe.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fantoccini::wd::WebDriverCompatibleCommand;
+use fantoccini::{Client, ClientBuilder};
+use serde_json::{Value, json};
+
+/// Longest wait for anything but a training run.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// `tallow serve` on a free port and an empty data folder.
+pub struct Server {
+    child: Child,
+    pub url: String,
+    pub dir: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts one on a folder that `seed` has filled.
+    pub async fn seeded(seed: impl AsyncFnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        seed(dir.path()).await;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tallow"))
+            .args(["serve", "--port", "0", "--data-dir"])
+            .arg(dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let port = find_port(lines.map_while(Result::ok), "http://localhost:", "");
+        Self { child, url: format!("http://127.0.0.1:{port}"), dir }
+    }
+
+    /// Starts one on an empty folder.
+    pub async fn start() -> Self {
+        Self::seeded(async |_| {}).await
+    }
+
+    /// GET of a path: status and body, as JSON where it is.
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        let (status, _, body) = self.request(&format!("GET {path} HTTP/1.1\r\n"));
+        (
+            status,
+            serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body))),
+        )
+    }
+
+    /// One request by hand: status, head, and the bytes that came over the wire (chunk frames taken off).
+    pub fn request(&self, head: &str) -> (u16, String, Vec<u8>) {
+        let host = self.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(host).unwrap();
+        write!(stream, "{head}Host: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let cut = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8_lossy(&answer[..cut]).to_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = &answer[cut + 4..];
+        let body =
+            if head.contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_vec() };
+        (status, head, body)
+    }
+
+    /// Waits until a run is over and gives it as the API shows it.
+    pub async fn wait_over(&self, id: &str, longest: Duration) -> Value {
+        let start = Instant::now();
+        loop {
+            let run = self.get(&format!("/api/v1/runs/{id}")).1;
+            if !matches!(run["status"].as_str(), Some("queued" | "running" | "stopping")) {
+                return run;
+            }
+            assert!(start.elapsed() < longest, "not over after {longest:?}: {run}");
+            pause().await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") {
+        let size =
+            usize::from_str_radix(std::str::from_utf8(&bytes[..end]).unwrap().trim(), 16).unwrap();
+        if size == 0 {
+            break;
+        }
+        body.extend_from_slice(&bytes[end + 2..end + 2 + size]);
+        bytes = &bytes[end + 4 + size..];
+    }
+    body
+}
+
+/// The number between `before` and `after` in the first line that has both.
+fn find_port(lines: impl Iterator<Item = String>, before: &str, after: &str) -> u16 {
+    for line in lines {
+        let Some((_, rest)) = line.split_once(before) else {
+            continue;
+        };
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        if rest[digits.len()..].starts_with(after) && !digits.is_empty() {
+            return digits.parse().unwrap();
+        }
+    }
+    panic!("no line with `{before}PORT{after}`");
+}
+
+/// Lets others work for a moment; a wait always looks at something between two of these.
+pub async fn pause() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+/// A headless Chromium with a profile of its own.
+pub struct Browser {
+    pub tab: Client,
+    driver: Child,
+    _profile: tempfile::TempDir,
+}
+
+/// Light or dark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Theme {
+    Light,
+    Dark,
+}
+
+impl Theme {
+    pub const BOTH: [Self; 2] = [Self::Light, Self::Dark];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Light => "light",
+            Self::Dark => "dark",
+        }
+    }
+}
+
+impl Browser {
+    pub async fn open() -> Self {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("chromedriver: {error}; apt-get install -y chromium chromium-driver")
+            });
+        let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = find_port(lines.map_while(Result::ok), "on port ", ".");
+        let profile = tempfile::tempdir().unwrap();
+        let mut arguments: Vec<String> = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+        ]
+        .map(str::to_owned)
+        .into();
+        arguments.push(format!("--user-data-dir={}", profile.path().display()));
+        let wanted = json!({
+            "goog:loggingPrefs": { "browser": "ALL" },
+            "goog:chromeOptions": { "args": arguments },
+        });
+        let tab = ClientBuilder::native()
+            .capabilities(wanted.as_object().unwrap().clone())
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .unwrap();
+        let browser = Self { tab, driver, _profile: profile };
+        browser.size(1280, 900).await;
+        browser
+    }
+
+    /// A command of Chromium's own protocol.
+    pub async fn cdp(&self, command: &str, parameters: Value) -> Value {
+        let body = json!({ "cmd": command, "params": parameters });
+        self.tab.issue_cmd(Raw { path: "goog/cdp/execute", body }).await.unwrap()
+    }
+
+    pub async fn size(&self, width: u32, height: u32) {
+        let metrics =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.cdp("Emulation.setDeviceMetricsOverride", metrics).await;
+    }
+
+    /// What the system is said to want.
+    pub async fn theme(&self, theme: Theme) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": theme.word() }]);
+        self.cdp("Emulation.setEmulatedMedia", json!({ "features": features })).await;
+    }
+
+    pub async fn script(&self, code: &str) -> Value {
+        self.tab.execute(code, Vec::new()).await.unwrap()
+    }
+
+    /// Waits until the expression is true.
+    pub async fn until(&self, expression: &str, longest: Duration) {
+        let start = Instant::now();
+        while self.script(&format!("return Boolean({expression})")).await != json!(true) {
+            assert!(start.elapsed() < longest, "not so after {longest:?}: {expression}");
+            pause().await;
+        }
+    }
+
+    /// Errors of the console since the last call.
+    pub async fn errors(&self) -> Vec<String> {
+        let lines = self
+            .tab
+            .issue_cmd(Raw { path: "se/log", body: json!({ "type": "browser" }) })
+            .await
+            .unwrap();
+        let severe = lines
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|line| line["level"] == "SEVERE" || line["level"] == "WARNING");
+        severe.map(|line| line["message"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// What axe finds against WCAG 2.2 AA on the page as it is.
+    pub async fn axe(&self) -> Vec<String> {
+        let axe = std::fs::read_to_string(root().join("tests/vendor/axe.min.js")).unwrap();
+        self.script(&format!("{axe}; window.axe = axe;")).await;
+        let code = "const [done] = arguments;
+            const levels = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'];
+            axe.run(document, { runOnly: levels })
+              .then(({ violations }) => done(violations.flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.html} ${n.failureSummary}`))))
+              .catch((error) => done([String(error)]));";
+        let found = self.tab.execute_async(code, Vec::new()).await.unwrap();
+        found
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|text| text.as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    /// Writes the whole page as a picture to docs/screenshots, where TALLOW_SCREENSHOTS is set.
+    pub async fn picture(&self, name: &str) {
+        if std::env::var_os("TALLOW_SCREENSHOTS").is_none() {
+            return;
+        }
+        let picture = self
+            .cdp(
+                "Page.captureScreenshot",
+                json!({ "format": "png", "captureBeyondViewport": true }),
+            )
+            .await;
+        let folder = root().join("docs/screenshots");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(
+            folder.join(format!("{name}.png")),
+            decode(picture["data"].as_str().unwrap()),
+        )
+        .unwrap();
+    }
+
+    pub async fn close(mut self) {
+        let _ = self.tab.clone().close().await;
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Base64, the one thing a picture needs.
+fn decode(text: &str) -> Vec<u8> {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut bytes = Vec::new();
+    let (mut bits, mut have) = (0_u32, 0);
+    for value in text.bytes().filter_map(|byte| ALPHABET.iter().position(|known| *known == byte)) {
+        bits = (bits << 6) | u32::try_from(value).unwrap();
+        have += 6;
+        if have >= 8 {
+            have -= 8;
+            bytes.push(u8::try_from((bits >> have) & 0xff).unwrap());
+        }
+    }
+    bytes
+}
+
+/// A POST that is in Chromium's driver and not in the standard.
+#[derive(Debug)]
+struct Raw {
+    path: &'static str,
+    body: Value,
+}
+
+impl WebDriverCompatibleCommand for Raw {
+    fn endpoint(
+        &self,
+        base: &url::Url,
+        session: Option<&str>,
+    ) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.path))
+    }
+
+    fn method_and_body(&self, _url: &url::Url) -> (axum::http::Method, Option<String>) {
+        (axum::http::Method::POST, Some(self.body.to_string()))
+    }
+}
