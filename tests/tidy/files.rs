@@ -100,6 +100,17 @@ pub fn under(folder: &str, extension: &str) -> Vec<File> {
     found.iter().map(|path| read(path.strip_prefix(root()).unwrap().to_str().unwrap())).collect()
 }
 
+/// Every file in `folder` itself whose name ends in `.extension`.
+pub fn beside(folder: &str, extension: &str) -> Vec<File> {
+    let mut names: Vec<String> = fs::read_dir(root().join(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(&format!(".{extension}")))
+        .collect();
+    names.sort();
+    names.iter().map(|name| read(format!("{folder}/{name}").trim_start_matches('/'))).collect()
+}
+
 /// Whether `line` has `word` with no letter, digit or `_` touching its ends.
 pub fn names(line: &str, word: &str) -> bool {
     let part_of_name = |letter: char| letter.is_alphanumeric() || letter == '_';

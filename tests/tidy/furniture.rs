@@ -1,4 +1,6 @@
-//! Dockerfile, compose file, sample data and scripts: that they say what the README promises.
+//! Dockerfile, compose file, scripts and guides: that they say what the README promises.
+
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -81,30 +83,24 @@ fn compose(file: &File) -> Vec<String> {
     complaints
 }
 
-/// 180 rows of one shape, no question twice, short answers.
-fn identity_rows(file: &File) -> Vec<String> {
-    let rows: Vec<Value> = match serde_json::from_str(&file.text) {
-        Ok(rows) => rows,
-        Err(error) => return vec![file.at(1, &error.to_string())],
-    };
+/// `[text](path)` and `![text](path)`: the path, from the guide's own folder, exists.
+fn links(file: &File) -> Vec<String> {
+    let folder = files::root().join(&file.path).parent().map(PathBuf::from).unwrap_or_default();
     let mut complaints = Vec::new();
-    let mut asked = std::collections::BTreeSet::new();
-    if !(100..=200).contains(&rows.len()) {
-        complaints.push(file.at(1, &format!("{} rows, not 100 to 200", rows.len())));
-    }
-    for (index, row) in rows.iter().enumerate() {
-        let mut complain = |what: &str| complaints.push(file.at(index + 2, what));
-        let keys: Vec<&str> =
-            row.as_object().map(|row| row.keys().map(String::as_str).collect()).unwrap_or_default();
-        if keys != ["instruction", "input", "output"] {
-            complain("other columns");
+    let mut fenced = false;
+    for (number, line) in file.lines() {
+        fenced ^= line.trim_start().starts_with("```");
+        if fenced {
+            continue;
         }
-        if !asked.insert((row["instruction"].as_str(), row["input"].as_str())) {
-            complain("a question asked before");
-        }
-        let answer = row["output"].as_str().unwrap_or("");
-        if answer.is_empty() || answer.chars().count() > 120 {
-            complain("no answer, or a long one");
+        // what stands between backticks is code
+        let prose: String = line.split('`').step_by(2).collect();
+        for target in prose.split("](").skip(1) {
+            let target = target.split([')', '#']).next().unwrap_or("");
+            let outside = target.contains("://") || target.is_empty();
+            if !outside && !folder.join(target).exists() {
+                complaints.push(file.at(number, &format!("leads nowhere: {target}")));
+            }
         }
     }
     complaints
@@ -154,27 +150,13 @@ fn the_compose_file_is_sound() {
 }
 
 #[test]
-fn the_identity_rows_are_sound() {
-    let real = files::read("data/demo/identity.json");
-    must_hold(&[files::read("data/demo/identity.json")], identity_rows);
-    let planted = [
-        ("[]", "0 rows"),
-        ("{", "identity.json:1:"),
-        ("[{\"instruction\": \"a\", \"output\": \"b\"}]", "other columns"),
-        ("[{\"instruction\": \"a\", \"input\": \"\", \"output\": \"\"}]", "no answer"),
-    ];
-    for (text, expected) in planted {
-        must_fail(identity_rows, "data/demo/identity.json", text, expected);
-    }
-    let twice = real.text.replace("who are you\"", "Who are you?\"");
-    must_fail(identity_rows, "data/demo/identity.json", &twice, "a question asked before");
-}
-
-#[test]
-fn dataset_info_lists_the_sample() {
-    let info: Value = serde_json::from_str(&files::read("data/dataset_info.json").text).unwrap();
-    let file = info["demo"]["file_name"].as_str().unwrap();
-    assert!(files::root().join("data").join(file).is_file(), "data/{file} is missing");
+fn links_in_the_guides_lead_somewhere() {
+    let guides: Vec<File> =
+        ["", "data", "docs"].iter().flat_map(|folder| files::beside(folder, "md")).collect();
+    must_hold(&guides, links);
+    must_fail(links, "README.md", "\n[a](docs/none.md)\n", "README.md:2: leads nowhere");
+    must_fail(links, "docs/design.md", "![a](../none.png)", "leads nowhere");
+    must_pass(links, "docs/design.md", "[a](../README.md#files) [b](https://x.example/) `[c](d)`");
 }
 
 #[test]
