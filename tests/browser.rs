@@ -201,8 +201,7 @@ async fn a_double_click_makes_one_run() {
     let (_, list) = server.get("/api/v1/runs");
     assert_eq!(list["runs"].as_array().unwrap().len(), 1);
     let id = list["runs"][0]["id"].as_str().unwrap();
-    browser.tab.find(Locator::Css("#actions .danger")).await.unwrap().click().await.unwrap();
-    server.wait_over(id, SOON).await;
+    server.wait_over(id, Duration::from_secs(120)).await;
     browser.close().await;
 }
 
