@@ -71,6 +71,8 @@ document.addEventListener('click', (event) => {
   reveal(link.getAttribute('href'));
 });
 reveal(location.hash);
-form.addEventListener('submit', () => {
+// htmx answers every submit of a form that it posts; this one's own submit is the browser's.
+form.addEventListener('submit', (event) => {
+  event.stopImmediatePropagation();
   document.getElementById('start').textContent = word('new.starting');
-});
+}, true);
