@@ -17,6 +17,10 @@ const weight = by('smooth');
 weight.value = localStorage.getItem('smooth') ?? weight.value;
 weight.addEventListener('input', () => { localStorage.setItem('smooth', weight.value); plots.loss.draw(); });
 
+const log10 = by('log-scale');
+log10.checked = localStorage.getItem('log') === 'yes';
+log10.addEventListener('change', () => { localStorage.setItem('log', log10.checked ? 'yes' : ''); plots.loss.build(); });
+
 const line = (label, stroke, width, more) => ({ label, stroke, width, spanGaps: true, points: { show: false }, ...more });
 
 function lossCurves() {
@@ -27,7 +31,7 @@ function lossCurves() {
 
 const plots = {
   loss: new Plot({
-    box: by('plot-loss'), title: word('plot.loss'), curves: lossCurves, marks: () => checkpoints,
+    box: by('plot-loss'), title: word('plot.loss'), curves: lossCurves, log: () => log10.checked, marks: () => checkpoints,
     bands: (colour) => [{ series: [2, 1], fill: colour('train', 0.14) }],
     series: (colour) => [
       line('', 'transparent', 0), line('', 'transparent', 0),
