@@ -115,12 +115,13 @@ function takeMetric(point) {
 function takeState(state) {
   if (state.status === 'queued' && status === 'queued') return; // the page knows how many are ahead
   const phase = state.status === 'running' && state.phase ? word(`phase.${state.phase}`) : word(`phase.${state.status}`);
-  const done = state.phase_total ? ` ${Math.floor((100 * state.phase_done) / state.phase_total)}%` : '';
+  const done = state.phase_total && state.phase !== 'training' ? ` ${Math.floor((100 * state.phase_done) / state.phase_total)}%` : '';
   if (by('r-phase').textContent !== phase + done) by('r-phase').textContent = phase + done;
   const changed = state.status !== status;
   status = state.status;
   const waiting = by('plot-loss').querySelector('.waiting');
   if (waiting) waiting.textContent = phase + done;
+  if (state.elapsed_s) put('r-elapsed', duration(state.elapsed_s));
   if (!changed) return;
   say(word(`status.${status}`));
   by('r-bar').className = `s-${status}`;
