@@ -59,13 +59,13 @@ export function smooth(values, weight) {
   });
 }
 
-/** Brings curves of different steps on one axis: undefined = no point here, null = not finite. */
-function join(curves) {
+/** Brings curves of different steps on one axis: undefined = no point here, null = not finite, or not above 0 on a log axis. */
+function join(curves, log) {
   const steps = [...new Set(curves.flatMap((curve) => curve.steps))].sort((a, b) => a - b);
   const place = new Map(steps.map((step, i) => [step, i]));
   const columns = curves.map((curve) => {
     const column = new Array(steps.length);
-    curve.steps.forEach((step, i) => { column[place.get(step)] = curve.values[i]; });
+    curve.steps.forEach((step, i) => { column[place.get(step)] = log && curve.values[i] <= 0 ? null : curve.values[i]; });
     return column;
   });
   return [steps, ...columns];
@@ -79,7 +79,7 @@ export class Plot {
     this.timer = null;
     this.visible = true;
     new ResizeObserver(() => this.resize()).observe(spec.box);
-    new IntersectionObserver(([entry]) => { this.visible = entry.isIntersecting; if (this.visible) this.draw(); }).observe(spec.box);
+    new IntersectionObserver((entries) => { this.visible = entries.at(-1).isIntersecting; if (this.visible) this.draw(); }).observe(spec.box);
     document.addEventListener('theme', () => this.build());
     spec.box.addEventListener('keydown', (event) => this.key(event));
   }
@@ -99,7 +99,7 @@ export class Plot {
     if (this.timer || !this.visible) return;
     this.timer = setTimeout(() => {
       this.timer = null;
-      const data = join(this.spec.curves());
+      const { data } = this;
       this.spec.box.dataset.count = data[0].length;
       this.spec.box.dataset.last = data[0].at(-1) ?? '';
       if (!this.chart) { if (data[0].length) this.build(data); return; }
@@ -109,7 +109,9 @@ export class Plot {
     }, this.chart ? REDRAW : 0);
   }
 
-  build(data = join(this.spec.curves())) {
+  get data() { return join(this.spec.curves(), this.spec.log?.()); }
+
+  build(data = this.data) {
     if (!data[0].length) return;
     this.chart?.destroy();
     const { box } = this.spec;
@@ -120,10 +122,10 @@ export class Plot {
     this.chart = new window.uPlot({
       ...this.size, legend: { show: false }, padding: [8, 12, 0, 0],
       cursor: { y: false, sync: { key: 'run', setSeries: false }, points: { size: 7 }, drag: { x: true, y: false } },
-      scales: { x: { time: false, range: (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) } },
+      scales: { ...(this.spec.log?.() ? { y: { distr: 3 } } : {}), x: { time: false, range: (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) } },
       axes: [
         { ...axis, grid: { show: false }, size: 26, space: small ? 44 : 64, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7] },
-        { ...axis, size: 52, space: small ? 20 : 44, values: (_, ticks) => ticks.map(tick) },
+        { ...axis, size: 52, space: small ? 20 : 44, values: (_, ticks) => ticks.map((value) => (value === null ? '' : tick(value))) },
       ],
       series: [{}, ...this.spec.series(colour)],
       bands: this.spec.bands?.(colour) ?? [],
@@ -186,7 +188,7 @@ export class Plot {
 function tick(value) {
   if (value === 0) return '0';
   const size = Math.abs(value);
-  if (size >= 1e4) return `${+(value / 1e3).toPrecision(4)}k`;
+  if (size >= 1e3) return `${+(value / 1e3).toPrecision(4)}k`;
   if (size < 1e-3) return value.toExponential(0 + (String(value).replace(/e.*/, '').length > 2)).replace('e-', 'e−');
   return String(+value.toPrecision(4));
 }

@@ -71,8 +71,6 @@ document.addEventListener('click', (event) => {
   reveal(link.getAttribute('href'));
 });
 reveal(location.hash);
-// htmx answers every submit of a form that it posts; this one's own submit is the browser's.
-form.addEventListener('submit', (event) => {
-  event.stopImmediatePropagation();
+form.addEventListener('submit', () => {
   document.getElementById('start').textContent = word('new.starting');
-}, true);
+});

@@ -17,6 +17,10 @@ const weight = by('smooth');
 weight.value = localStorage.getItem('smooth') ?? weight.value;
 weight.addEventListener('input', () => { localStorage.setItem('smooth', weight.value); plots.loss.draw(); });
 
+const log10 = by('log-scale');
+log10.checked = localStorage.getItem('log') === 'yes';
+log10.addEventListener('change', () => { localStorage.setItem('log', log10.checked ? 'yes' : ''); plots.loss.build(); });
+
 const line = (label, stroke, width, more) => ({ label, stroke, width, spanGaps: true, points: { show: false }, ...more });
 
 function lossCurves() {
@@ -27,7 +31,7 @@ function lossCurves() {
 
 const plots = {
   loss: new Plot({
-    box: by('plot-loss'), title: word('plot.loss'), curves: lossCurves, marks: () => checkpoints,
+    box: by('plot-loss'), title: word('plot.loss'), curves: lossCurves, log: () => log10.checked, marks: () => checkpoints,
     bands: (colour) => [{ series: [2, 1], fill: colour('train', 0.14) }],
     series: (colour) => [
       line('', 'transparent', 0), line('', 'transparent', 0),
@@ -111,12 +115,13 @@ function takeMetric(point) {
 function takeState(state) {
   if (state.status === 'queued' && status === 'queued') return; // the page knows how many are ahead
   const phase = state.status === 'running' && state.phase ? word(`phase.${state.phase}`) : word(`phase.${state.status}`);
-  const done = state.phase_total ? ` ${Math.floor((100 * state.phase_done) / state.phase_total)}%` : '';
+  const done = state.phase_total && state.phase !== 'training' ? ` ${Math.floor((100 * state.phase_done) / state.phase_total)}%` : '';
   if (by('r-phase').textContent !== phase + done) by('r-phase').textContent = phase + done;
   const changed = state.status !== status;
   status = state.status;
   const waiting = by('plot-loss').querySelector('.waiting');
   if (waiting) waiting.textContent = phase + done;
+  if (state.elapsed_s) put('r-elapsed', duration(state.elapsed_s));
   if (!changed) return;
   say(word(`status.${status}`));
   by('r-bar').className = `s-${status}`;

@@ -63,7 +63,7 @@ async fn the_sample_run() {
 
     // and a third one of the finished run
     browser.tab.refresh().await.unwrap();
-    browser.until("document.getElementById('plot-loss').dataset.count", SOON).await;
+    browser.until(&drawn, SOON).await;
     let total = run["total_steps"].as_u64().unwrap();
     let (_, metrics) = server.get(&format!("/api/v1/runs/{id}/metrics?keys=loss&points=5000"));
     let steps: Vec<u64> = metrics["loss"]["step"]
@@ -268,6 +268,9 @@ async fn a_first_visit_is_light() {
                 todo.extend(asked_for(&String::from_utf8(plain).unwrap(), &path));
             }
         }
+        let twice =
+            seen.iter().filter(|path| path.ends_with("app.js") || path.contains("/app.")).count();
+        assert_eq!(twice, 2, "app.js and app.css have one name each: {seen:?}");
         assert!(total < 80 * 1024, "{page} loads {total} bytes: {seen:?}");
     }
 }

@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fantoccini::wd::WebDriverCompatibleCommand;
@@ -19,6 +20,7 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// `tallow serve` on a free port and an empty data folder.
 pub struct Server {
     child: Child,
+    _out: Lines<BufReader<ChildStdout>>,
     pub url: String,
     pub dir: tempfile::TempDir,
 }
@@ -35,9 +37,8 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let port = find_port(lines.map_while(Result::ok), "http://localhost:", "");
-        Self { child, url: format!("http://127.0.0.1:{port}"), dir }
+        let (port, out) = find_port(child.stdout.take().unwrap(), "http://localhost:", "").unwrap();
+        Self { child, _out: out, url: format!("http://127.0.0.1:{port}"), dir }
     }
 
     /// Starts one on an empty folder.
@@ -105,18 +106,24 @@ fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
     body
 }
 
-/// The number between `before` and `after` in the first line that has both.
-fn find_port(lines: impl Iterator<Item = String>, before: &str, after: &str) -> u16 {
-    for line in lines {
+/// The number between `before` and `after` in the first line that has both. The pipe comes back: who writes into a closed
+/// one may die of it.
+fn find_port(
+    out: ChildStdout,
+    before: &str,
+    after: &str,
+) -> Option<(u16, Lines<BufReader<ChildStdout>>)> {
+    let mut lines = BufReader::new(out).lines();
+    for line in lines.by_ref().map_while(Result::ok) {
         let Some((_, rest)) = line.split_once(before) else {
             continue;
         };
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         if rest[digits.len()..].starts_with(after) && !digits.is_empty() {
-            return digits.parse().unwrap();
+            return Some((digits.parse().unwrap(), lines));
         }
     }
-    panic!("no line with `{before}PORT{after}`");
+    None
 }
 
 /// Lets others work for a moment; a wait always looks at something between two of these.
@@ -128,7 +135,28 @@ pub async fn pause() {
 pub struct Browser {
     pub tab: Client,
     driver: Child,
+    _out: Lines<BufReader<ChildStdout>>,
     _profile: tempfile::TempDir,
+}
+
+fn driver() -> Option<(Child, u16, Lines<BufReader<ChildStdout>>)> {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("chromedriver: {error}; apt-get install -y chromium chromium-driver")
+        });
+    match find_port(driver.stdout.take().unwrap(), "on port ", ".") {
+        Some((port, out)) => Some((driver, port, out)),
+        None => {
+            let _ = driver.kill();
+            let _ = driver.wait();
+            None
+        }
+    }
 }
 
 /// Light or dark.
@@ -151,15 +179,8 @@ impl Theme {
 
 impl Browser {
     pub async fn open() -> Self {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("chromedriver: {error}; apt-get install -y chromium chromium-driver")
-            });
-        let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = find_port(lines.map_while(Result::ok), "on port ", ".");
+        // a driver that finds its free port taken in the meantime ends: the next one finds another
+        let (driver, port, out) = (0..10).find_map(|_| driver()).unwrap();
         let profile = tempfile::tempdir().unwrap();
         let mut arguments: Vec<String> = [
             "--headless",
@@ -185,7 +206,7 @@ impl Browser {
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .unwrap();
-        let browser = Self { tab, driver, _profile: profile };
+        let browser = Self { tab, driver, _out: out, _profile: profile };
         browser.size(1280, 900).await;
         browser
     }
@@ -259,6 +280,12 @@ impl Browser {
         if std::env::var_os("TALLOW_SCREENSHOTS").is_none() {
             return;
         }
+        // as high as the page, so that the rail goes all the way down
+        let high = self.script("return document.documentElement.scrollHeight").await;
+        let wide = self.script("return document.documentElement.clientWidth").await;
+        let pixels = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
+        self.size(pixels(&wide), pixels(&high)).await;
+        self.script("return new Promise((done) => setTimeout(done, 400))").await;
         let picture = self
             .cdp(
                 "Page.captureScreenshot",
@@ -274,16 +301,16 @@ impl Browser {
         .unwrap();
     }
 
-    pub async fn close(mut self) {
+    pub async fn close(self) {
         let _ = self.tab.clone().close().await;
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
 }
 
 impl Drop for Browser {
+    /// After a failed test Chromium is still there: the driver's whole process group goes.
     fn drop(&mut self) {
-        let _ = self.driver.kill();
+        let _ =
+            Command::new("kill").args(["-KILL", "--", &format!("-{}", self.driver.id())]).status();
         let _ = self.driver.wait();
     }
 }

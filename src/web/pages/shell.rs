@@ -91,6 +91,12 @@ impl Shell {
         assets::url(name)
     }
 
+    /// The URL of a script that others import: by its plain name, as they name it. Under two names it would run twice.
+    #[must_use]
+    pub fn module(&self, name: &str) -> String {
+        format!("/assets/{name}")
+    }
+
     /// The navigation.
     #[must_use]
     pub fn places(&self) -> &'static [Place] {

@@ -133,8 +133,14 @@ fn method(config: &Map<String, Value>) -> String {
     }
 }
 
+/// The last part of a path, with the one before where it says nothing by itself: `demo/model`.
 fn last_part(path: &str) -> String {
-    or_none(path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned())
+    let mut parts = path.trim_end_matches('/').rsplit('/');
+    let last = parts.next().unwrap_or_default();
+    match parts.next().filter(|parent| !parent.is_empty()) {
+        Some(parent) if matches!(last, "model" | "final" | "output") => format!("{parent}/{last}"),
+        _ => or_none(last.to_owned()),
+    }
 }
 
 fn or_none(text: String) -> String {
