@@ -1,12 +1,13 @@
 //! Tallow: LLM fine-tuning as one program. The map of the root package:
 //!
-//! - [`cli`]: the command line; with [`worker`] the only importer of the engine.
+//! - [`cli`]: the command line; with [`worker`] and [`library`] the only importer of the engine.
 //! - [`worker`]: one run in this process: lock, journal, control file, engine.
 //! - [`plot`] draws `training_loss.png`.
 //! - [`config`]: what `tallow serve` is told, validated once.
 //! - [`lifecycle`]: start, signals, shutdown of the server.
 //! - [`clock`]: the only caller of the wall clock.
 //! - [`files`]: the data folder and the confinement of user-named paths.
+//! - [`library`]: data sets and models on disk, as the engine's readers see them.
 //! - [`telemetry`]: log set-up.
 //! - [`db`]: SQLite; every SQL string of the program.
 //! - [`jobs`]: queue, supervisor, adoption, ingest. No HTTP.
@@ -34,6 +35,7 @@ pub mod config;
 pub mod db;
 pub mod files;
 pub mod jobs;
+pub mod library;
 pub mod lifecycle;
 pub mod plot;
 pub mod telemetry;

@@ -4,8 +4,11 @@
 //! answer says `Vary: HX-Request`. Texts come from static/locales by key ([`text`]), numbers and times through [`format`].
 
 pub mod curve;
+pub mod dataset;
+pub mod datasets;
 pub mod format;
 pub mod home;
+pub mod link;
 pub mod login;
 pub mod new;
 pub mod problem;

@@ -48,6 +48,21 @@ pub fn count(value: Option<f64>) -> String {
     format!("{scaled:.digits$}{unit}")
 }
 
+/// `1536` as `1.5 KiB`.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+pub fn bytes(size: u64) -> String {
+    let mut scaled = size as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if scaled < 1000.0 {
+            let digits = usize::from(scaled < 10.0 && unit != "B");
+            return format!("{scaled:.digits$} {unit}");
+        }
+        scaled /= 1024.0;
+    }
+    format!("{scaled:.1} TiB")
+}
+
 /// `1234567` as `1,234,567`.
 #[must_use]
 pub fn whole(value: i64) -> String {
@@ -145,6 +160,16 @@ mod tests {
             (2.0e9, "2.0B"),
         ] {
             assert_eq!(count(Some(value)), expected);
+        }
+        for (value, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1536, "1.5 KiB"),
+            (21_000_000, "20 MiB"),
+            (8 << 30, "8.0 GiB"),
+            (3 << 40, "3.0 TiB"),
+        ] {
+            assert_eq!(bytes(value), expected);
         }
         for (value, expected) in
             [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567"), (-1000, "−1,000")]
