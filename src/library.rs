@@ -6,6 +6,7 @@
 //!
 //! - [`datasets`]: dataset_info.json, its folders and its edits; [`upload`]: files that come over HTTP.
 //! - [`index`]: where the rows of a file lie; [`rows`]: a page of them; [`detect`]: what their columns are.
+//! - [`models`]: what is on disk; [`registry`]: names to choose from; [`kit`]: tokenizers with their templates.
 //! - [`report`]: what is wrong with them; [`lengths`]: how long they are; [`tokens`]: one of them, token by token.
 
 pub mod cache;
@@ -14,6 +15,8 @@ pub mod detect;
 pub mod index;
 pub mod kit;
 pub mod lengths;
+pub mod models;
+pub mod registry;
 pub mod report;
 pub mod rows;
 pub mod tokens;
@@ -105,6 +108,8 @@ struct Inner {
     answers: Cache,
     /// Tokenizers with their templates: large, so few.
     kits: Cache,
+    /// What models' files say of them.
+    models: Cache,
     /// One edit of a dataset_info.json at a time.
     edits: tokio::sync::Mutex<()>,
 }
@@ -120,7 +125,8 @@ impl Library {
             hub: crate::worker::engine::hub_caches(),
             clock,
             answers: Cache::new(200, gate.clone()),
-            kits: Cache::new(3, gate),
+            kits: Cache::new(3, gate.clone()),
+            models: Cache::new(2000, gate),
             edits: tokio::sync::Mutex::new(()),
         }))
     }

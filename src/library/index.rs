@@ -201,11 +201,7 @@ impl Scan {
     }
 
     /// Passes the next row, keeps its bytes where asked to, and gives the line that it begins on; `None` at the end.
-    fn next_row(
-        &mut self,
-        layout: &Layout,
-        mut keep: Option<&mut Vec<u8>>,
-    ) -> io::Result<Option<u64>> {
+    fn next_row(&mut self, layout: &Layout, keep: Option<&mut Vec<u8>>) -> io::Result<Option<u64>> {
         match layout {
             Layout::Text => {
                 let line = self.at.line;
@@ -235,7 +231,7 @@ impl Scan {
             Layout::Single => {
                 let line = self.at.line;
                 let mut rest = Vec::new();
-                let read = self.reader.read_to_end(keep.as_deref_mut().unwrap_or(&mut rest))?;
+                let read = self.reader.read_to_end(keep.unwrap_or(&mut rest))?;
                 self.at.offset += read as u64;
                 Ok((read > 0).then_some(line))
             }

@@ -155,7 +155,7 @@ impl<'a> Reading<'a> {
 
     fn finish(self) -> Report {
         let mut reasons: Vec<(String, u64)> = self.reasons.into_iter().collect();
-        reasons.sort_by(|a, b| b.1.cmp(&a.1));
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         reasons.truncate(20);
         Report { reasons, ..self.report }
     }

@@ -27,6 +27,22 @@ pub struct Said {
     pub learnt: bool,
 }
 
+impl Said {
+    /// The key of the role's name.
+    #[must_use]
+    pub fn role_key(&self) -> &'static str {
+        match self.role {
+            "system" => "role.system",
+            "tools" => "role.tools",
+            "user" => "role.user",
+            "assistant" => "role.assistant",
+            "function" => "role.function",
+            "observation" => "role.observation",
+            _ => "role.text",
+        }
+    }
+}
+
 /// A row for people.
 #[derive(Debug, Clone)]
 pub struct RowView {
@@ -224,9 +240,12 @@ pub fn edited(
     Value::Object(entry)
 }
 
+/// Roles or tags, each with what it is called.
+pub type Named = Vec<(&'static str, String)>;
+
 /// Which column plays which role, and what the tags are, with the defaults filled in.
 #[must_use]
-pub fn mapping(opened: &Opened) -> (Vec<(&'static str, String)>, Vec<(&'static str, String)>) {
+pub fn mapping(opened: &Opened) -> (Named, Named) {
     let info::DatasetInfo { columns, tags, .. } = &opened.info;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let columns = vec![

@@ -19,6 +19,8 @@ use super::api;
         api::datasets::show,
         api::datasets::edit,
         api::datasets::remove,
+        api::models::list,
+        api::models::names,
         api::rows::page,
         api::rows::report,
         api::rows::lengths,

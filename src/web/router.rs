@@ -75,12 +75,16 @@ pub const ROUTES: &[Route] = &[
     route(Post, "/runs/{id}/stop", Page, || post(pages::run::stop)),
     route(Post, "/runs/{id}/resume", Page, || post(pages::run::resume)),
     route(Get, "/runs/{id}/events", Sse, || get(sse::run_events)),
+    route(Post, "/settings/language", Page, || post(pages::settings::language)),
     route(Get, "/datasets", Page, || get(pages::datasets::list)),
     route(Post, "/datasets", Page, || {
         post(pages::datasets::add).layer(DefaultBodyLimit::disable())
     }),
     route(Get, "/datasets/{name}", Page, || get(pages::dataset::show)),
     route(Post, "/datasets/{name}", Page, || post(pages::dataset::edit)),
+    route(Get, "/models", Page, || get(pages::models::list)),
+    route(Get, "/api/v1/models", Api, || get(api::models::list)),
+    route(Get, "/api/v1/models/names", Api, || get(api::models::names)),
     route(Get, "/api/v1/datasets", Api, || get(api::datasets::list)),
     route(Post, "/api/v1/datasets", Api, || post(api::datasets::register)),
     route(Post, "/api/v1/uploads", Api, || post(api::datasets::send)),

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -144,22 +144,7 @@ pub async fn send(
     Params(query): Params<UploadQuery>,
     request: Request,
 ) -> Result<Response> {
-    let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let kind = text(header::CONTENT_TYPE).unwrap_or_default();
-    if !kind
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .eq_ignore_ascii_case("application/octet-stream")
-    {
-        let detail = "The body must be the file, sent as Content-Type: application/octet-stream.";
-        return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    }
-    let length = text(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    if length.is_some_and(|length| length > upload::LARGEST) {
-        return Err(upload::too_large().into());
-    }
+    check_upload(request.headers())?;
     let bytes = request.into_body().into_data_stream();
     let received = state.library.receive(&query.file, bytes).await?;
     let (name, found) = state.library.enlist(&received, query.name.as_deref()).await?;
@@ -171,6 +156,22 @@ pub async fn send(
         size: Some(received.size),
     };
     Ok((StatusCode::CREATED, Json(added)).into_response())
+}
+
+/// The declared type and length of an upload.
+fn check_upload(headers: &HeaderMap) -> Result<()> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let kind = text(header::CONTENT_TYPE).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/octet-stream") {
+        let detail = "The body must be the file, sent as Content-Type: application/octet-stream.";
+        return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    let length = text(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    if length.is_some_and(|length| length > upload::LARGEST) {
+        return Err(upload::too_large().into());
+    }
+    Ok(())
 }
 
 /// One data set.

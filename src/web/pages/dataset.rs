@@ -62,7 +62,6 @@ enum Body {
 
 /// A tab.
 struct Tab {
-    key: &'static str,
     label: String,
     href: String,
     on: bool,
@@ -85,6 +84,18 @@ struct Page {
     templates: Vec<&'static str>,
     wanted: Wanted,
     curl: String,
+}
+
+impl Page {
+    /// Whether it asks again by itself.
+    fn is_busy(&self) -> bool {
+        matches!(self.body, Body::Busy)
+    }
+
+    /// The same tab for another row.
+    fn row_href(&self, row: &u64) -> String {
+        again(&self.href, &Wanted { row: Some(*row), ..self.wanted.clone() })
+    }
 }
 
 const TABS: [&str; 5] = ["rows", "check", "lengths", "tokens", "columns"];
@@ -193,7 +204,7 @@ async fn page(
     let tabs =
         TABS.into_iter().filter(|tab| *tab != "columns" || looked.home.editable).map(|key| {
             let label = shell.t(&format!("data.tab.{key}")).to_owned();
-            Tab { key, label, href: href(key), on: key == tab }
+            Tab { label, href: href(key), on: key == tab }
         });
     let train = looked.opened.is_ok().then(|| {
         let folder = if looked.home.key.is_empty() { "" } else { looked.home.key.as_str() };
@@ -232,7 +243,7 @@ async fn body(
     Ok(match tab {
         "check" => Body::Check(look::check(state, opened, wanted, shell.lang).await?),
         "lengths" => Body::Lengths(look::lengths(state, opened, wanted, shell.lang).await?),
-        "tokens" => Body::Tokens(look::tokens(state, opened, wanted).await?),
+        "tokens" => Body::Tokens(look::tokens(state, opened, wanted, shell.lang).await?),
         "columns" => Body::Columns(columns::of(state, opened, trial, shell.lang).await?),
         _ => Body::Rows(look::rows(state, opened, wanted, shell.lang).await?),
     })

@@ -100,6 +100,8 @@ pub struct Choice {
     pub value: String,
     /// Whether it matters in the format that is chosen.
     pub used: bool,
+    /// Whether its value is none of the columns that the rows have.
+    pub odd: bool,
 }
 
 /// The form.
@@ -115,6 +117,13 @@ pub struct Columns {
     pub refused: Option<String>,
 }
 
+impl Columns {
+    /// Whether the format has names inside messages.
+    pub fn has_tags(&self) -> bool {
+        self.tags.iter().any(|tag| tag.used)
+    }
+}
+
 /// The form of a data set, or of what was typed into it.
 pub async fn of(
     state: &AppState,
@@ -126,7 +135,7 @@ pub async fn of(
     let (mut columns, mut named) = rows::mapping(opened);
     let mut formatting = opened.formatting().to_owned();
     let mut entry = Value::Object(opened.raw.clone());
-    let (mut first, mut refused) = (None, None);
+    let (first, refused);
     if let Some(trial) = trial {
         let typed = |pairs: &mut Vec<(&'static str, String)>, sent: &[(String, String)]| {
             for (name, value) in pairs {
@@ -142,12 +151,14 @@ pub async fn of(
         }
         (entry, first, refused) = (trial.entry, trial.first, trial.refused);
     } else {
+        refused = None;
         first = state.library.page(opened, 0, 1, Patience::Moment).await?.rows.into_iter().next();
     }
     let choice = |list: &[&str], (name, value): (&'static str, String)| Choice {
         label: lang.text(&format!("role.{name}")).to_owned(),
         help: name.to_owned(),
         used: list.contains(&name),
+        odd: !value.is_empty() && !found.columns.contains(&value),
         name: name.to_owned(),
         value,
     };

@@ -283,17 +283,20 @@ pub struct TokenMark {
 pub struct TokensTab {
     pub view: TokenView,
     pub marks: Vec<TokenMark>,
-    pub cutoff: usize,
     pub hidden: usize,
     pub previous: Option<u64>,
     pub next: Option<u64>,
 }
 
 /// A row as the model gets it.
-pub async fn tokens(state: &AppState, opened: &Opened, wanted: &Wanted) -> Result<TokensTab> {
+pub async fn tokens(
+    state: &AppState,
+    opened: &Opened,
+    wanted: &Wanted,
+    lang: Lang,
+) -> Result<TokensTab> {
     let number = wanted.row.unwrap_or(1).max(1);
     if wanted.model.is_empty() {
-        let lang = Lang::default();
         return Err(LibraryError::wrong("model", lang.text("data.no_model").to_owned()));
     }
     let cutoff = wanted.cutoff_len.unwrap_or(CUTOFF).max(1);
@@ -311,7 +314,6 @@ pub async fn tokens(state: &AppState, opened: &Opened, wanted: &Wanted) -> Resul
         hidden: view.count - view.tokens.len(),
         previous: (number > 1).then(|| number - 1),
         next: (number < total).then_some(number + 1),
-        cutoff,
         view,
     })
 }
