@@ -132,6 +132,9 @@ pub fn load(run: &mut Run<'_>, from: &Path) -> Result<()> {
     })?;
     let state: State = serde_json::from_slice(&text)
         .map_err(|e| Error::input(path.display().to_string(), e.to_string()))?;
+    if let (Some(badam), Some(block)) = (&run.badam, state.block) {
+        run.optimiser.grads = badam.activate(block, &mut run.prepared.decoder.params);
+    }
     let file = from.join(OPTIMIZER);
     let mut tensors = read_safetensors(&file, Dtype::F32)?;
     for id in run.prepared.decoder.params.trained() {

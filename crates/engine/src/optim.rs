@@ -1,5 +1,6 @@
 //! Optimisers: what turns gradients into updates.
 
 pub mod adamw;
+pub mod badam;
 pub mod clip;
 pub mod schedule;

@@ -157,6 +157,23 @@ fn ten_full_steps() {
 }
 
 #[test]
+fn eight_badam_steps() {
+    let Some(parity) = shared::parity() else {
+        return;
+    };
+    let trace = json(&parity.join("real/badam_f32/trace.json"));
+    let config = Config {
+        use_badam: true,
+        badam_switch_interval: trace["config"]["badam_switch_interval"].as_i64(),
+        ..Config::default()
+    };
+    let mut decoder = decoder();
+    decoder.params.set_trainable(|_| true);
+    let badam = Badam::new(&config, &decoder.params).unwrap();
+    replay(&mut decoder, &trace, badam.as_ref());
+}
+
+#[test]
 fn ten_lora_steps() {
     let Some(parity) = shared::parity() else {
         return;
