@@ -3,4 +3,5 @@
 pub mod adamw;
 pub mod badam;
 pub mod clip;
+pub mod rule;
 pub mod schedule;
