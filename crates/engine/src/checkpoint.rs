@@ -141,7 +141,7 @@ pub fn load(run: &mut Run<'_>, from: &Path) -> Result<()> {
     for id in run.prepared.decoder.params.trained() {
         let param = run.prepared.decoder.params.get(id);
         let mut slots = Vec::new();
-        let layout = run.optimiser.rule.layout(param);
+        let layout = run.optimiser.rule.layout(param, run.optimiser.grads.entries(id));
         let all = layout.len();
         for spec in layout {
             let key = format!("{}.{}", spec.name, param.name);

@@ -5,3 +5,4 @@ pub mod badam;
 pub mod clip;
 pub mod rule;
 pub mod schedule;
+pub mod sparse_adam;

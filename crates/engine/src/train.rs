@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
         if self.state.block == Some(ordinal) {
             return Ok(());
         }
-        self.optimiser.moments.clear();
+        self.optimiser.slots.clear();
         self.optimiser.grads = badam.activate(ordinal, &mut self.prepared.decoder.params);
         self.state.block = Some(ordinal);
         if self.config.badam_verbose < 1 {
