@@ -1,3 +1,5 @@
+//! Orders, coverage and entries of BAdam's blocks, against the package's own bookkeeping.
+
 use super::*;
 
 fn order(mode: BadamSwitchMode, blocks: usize, start: Option<i64>, every: i64) -> Order {
