@@ -2,6 +2,7 @@
 
 pub mod datasets;
 pub mod models;
+pub mod queue;
 pub mod rows;
 pub mod runs;
 

@@ -13,6 +13,7 @@ pub mod login;
 pub mod models;
 pub mod new;
 pub mod problem;
+pub mod queue;
 pub mod run;
 pub mod runs;
 pub mod settings;

@@ -10,7 +10,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::error::Result;
 use super::super::extract::Params;
 use super::super::state::AppState;
-use crate::db::runs::{self, Filter, RunRow};
+use crate::db::list::{self, Filter};
+use crate::db::runs::RunRow;
 use crate::library::models::OnDisk;
 use crate::library::registry;
 
@@ -80,7 +81,7 @@ pub async fn list(State(state): State<AppState>) -> Result<Json<ModelList>> {
 /// # Errors
 /// Where the database fails.
 pub async fn made(state: &AppState) -> Result<HashMap<String, RunRow>> {
-    let rows = runs::list(&state.db, &Filter { limit: 1000, ..Filter::default() }).await?;
+    let rows = list::list(&state.db, &Filter { limit: 1000, ..Filter::default() }).await?;
     Ok(rows.into_iter().map(|row| (row.output_dir.clone(), row)).collect())
 }
 

@@ -14,7 +14,7 @@ use super::link::{self, encode, query};
 use super::shell::Shell;
 use super::view::argument;
 use super::{Htmx, go, html};
-use crate::db::runs::{self, Filter};
+use crate::db::list::{self, Filter};
 use crate::library::datasets::{Looked, Opened};
 use crate::library::{LibraryError, Patience};
 use crate::web::error::Result;
@@ -306,7 +306,7 @@ fn curl(headers: &HeaderMap, name: &str, tab: &str, wanted: &Wanted) -> String {
 
 /// Models to count with: those of runs on this data set first.
 async fn models(state: &AppState, name: &str) -> Result<Vec<String>> {
-    let rows = runs::list(&state.db, &Filter { limit: 50, ..Filter::default() }).await?;
+    let rows = list::list(&state.db, &Filter { limit: 50, ..Filter::default() }).await?;
     let mut found: Vec<(bool, String)> = Vec::new();
     for row in rows {
         let config = row.config_map();

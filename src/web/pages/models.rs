@@ -9,7 +9,6 @@ use serde::Deserialize;
 use super::format::{NONE, bytes, count, whole};
 use super::link::{self, encode, query};
 use super::shell::Shell;
-use super::text::Lang;
 use super::{Htmx, html};
 use crate::db::runs::RunRow;
 use crate::library::models::{Kind, OnDisk};
@@ -97,7 +96,7 @@ pub async fn list(
     let here: Vec<String> = found.iter().map(|model| model.name.to_lowercase()).collect();
     let line = |model: &OnDisk| {
         let run = made.get(model.path.to_string_lossy().as_ref());
-        Line::new(model, run, shell.lang)
+        Line::new(model, run)
     };
     let groups =
         [Kind::Folder, Kind::Hub, Kind::Gguf, Kind::Adapter].into_iter().map(|kind| Group {
@@ -142,7 +141,7 @@ fn train(model: &str, template: Option<&str>) -> String {
 }
 
 impl Line {
-    fn new(model: &OnDisk, run: Option<&RunRow>, lang: Lang) -> Self {
+    fn new(model: &OnDisk, run: Option<&RunRow>) -> Self {
         let inside = &model.inside;
         let or_none = |text: &str| if text.is_empty() { NONE.to_owned() } else { text.to_owned() };
         #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]

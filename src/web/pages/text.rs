@@ -41,6 +41,7 @@ const SCRIPT: &[&str] = &[
     "new.starting",
     "phase.",
     "plot.",
+    "queue.moved",
     "samples.",
     "say.",
     "status.",
