@@ -26,7 +26,6 @@ fn what_lies_on_disk() {
     let data = Data::new();
     let outside = tempfile::tempdir().unwrap();
     copy("data/demo/model", &outside.path().join("secret"));
-    std::os::unix::fs::symlink(outside.path(), data.path().join("link")).unwrap();
     let put = |name: &str, text: &str| {
         let path = data.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -47,6 +46,7 @@ fn what_lies_on_disk() {
     let adapter = r#"{"peft_type": "LORA", "r": 8, "base_model_name_or_path": "models/tiny"}"#;
     fs::write(Path::new(out).join("adapter_config.json"), adapter).unwrap();
     fs::write(Path::new(out).join("adapter_model.safetensors"), "x").unwrap();
+    std::os::unix::fs::symlink(outside.path(), data.path().join("link")).unwrap();
     let list = server.get("/api/v1/models").json();
     let tiny = find(&list, "models/tiny");
     assert_eq!(
