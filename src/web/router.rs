@@ -75,6 +75,7 @@ pub const ROUTES: &[Route] = &[
     route(Post, "/runs/{id}/stop", Page, || post(pages::run::stop)),
     route(Post, "/runs/{id}/resume", Page, || post(pages::run::resume)),
     route(Get, "/runs/{id}/events", Sse, || get(sse::run_events)),
+    route(Post, "/settings/language", Page, || post(pages::settings::language)),
     route(Get, "/api/v1/runs", Api, || get(api::runs::list)),
     route(Post, "/api/v1/runs", Api, || post(api::runs::create)),
     route(Get, "/api/v1/runs/{id}", Api, || get(api::runs::show)),

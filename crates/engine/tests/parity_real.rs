@@ -23,7 +23,8 @@ use engine::model::linear::Mode;
 use engine::model::lora::{self, LoraConfig};
 use engine::model::store::{Grads, Role};
 use engine::model::weights::{Dtype, read_safetensors};
-use engine::optim::adamw::{self, AdamW};
+use engine::optim::adamw::AdamW;
+use engine::optim::rule::{self, Rule};
 use engine::step::{self, Optimiser, Updated};
 use engine::tensor::view;
 use serde_json::Value;
@@ -106,8 +107,8 @@ fn steps(trace: &Value) -> Vec<Vec<Vec<Sequence>>> {
 fn replay(decoder: &Decoder, trace: &Value) {
     let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
     let mut optimiser = Optimiser {
-        adamw,
-        moments: adamw::State::new(),
+        rule: Rule::AdamW(adamw),
+        slots: rule::State::new(),
         max_grad_norm: 1.0,
         weight_decay: 0.0,
         grads: Grads::new(&decoder.params),

@@ -62,7 +62,7 @@ impl Shell {
     /// The frame of a page that asks no database: problems and the login.
     #[must_use]
     pub fn bare(headers: &HeaderMap) -> Self {
-        let lang = Lang::En;
+        let lang = Lang::of(headers);
         Self {
             lang,
             theme: theme(headers),
@@ -103,6 +103,12 @@ impl Shell {
         PLACES
     }
 
+    /// The languages to choose from.
+    #[must_use]
+    pub fn languages(&self) -> [Lang; 2] {
+        Lang::ALL
+    }
+
     /// The words of the scripts, as JSON.
     #[must_use]
     pub fn script_words(&self) -> String {
@@ -116,14 +122,19 @@ impl Shell {
     }
 }
 
-/// The cookie `theme`, set by the switch in the rail.
-fn theme(headers: &HeaderMap) -> &'static str {
+/// A cookie's value; the last of several counts.
+#[must_use]
+pub fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs =
         cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let themes = pairs.filter(|(name, _)| *name == "theme").map(|(_, value)| value);
-    // The last of several cookies counts.
-    match themes.fold(None, |_, value| Some(value)) {
+    let mut values = pairs.filter(|(name, _)| *name == wanted).map(|(_, value)| value);
+    values.next().map(|first| values.fold(first, |_, value| value))
+}
+
+/// The cookie `theme`, set by the switch in the rail.
+fn theme(headers: &HeaderMap) -> &'static str {
+    match cookie(headers, "theme") {
         Some("light") => "light",
         Some("dark") => "dark",
         _ => "",
@@ -152,6 +163,7 @@ mod tests {
             ("a=b; theme=light; c", "light"),
             ("theme=\"><script>", ""),
             ("theme=", ""),
+            ("theme=dark; theme=light", "light"),
             ("atheme=dark", ""),
         ] {
             let mut headers = HeaderMap::new();
