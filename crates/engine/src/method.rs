@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::store::Grads;
 use crate::optim::adamw::AdamW;
+use crate::optim::lora_plus::Factors;
 use crate::optim::rule::{self, Rule};
 use crate::optim::schedule::{Kind, Schedule};
 use crate::step::Optimiser;
@@ -20,7 +21,19 @@ pub fn optimiser(config: &Config, decoder: &Decoder) -> Optimiser {
         slots: rule::State::new(),
         max_grad_norm: config.max_grad_norm,
         weight_decay: config.weight_decay,
+        factors: factors(config, decoder),
         grads: Grads::new(&decoder.params),
+    }
+}
+
+/// What the learning rate is multiplied by: LoRA+ has the B matrices learn faster.
+fn factors(config: &Config, decoder: &Decoder) -> Factors {
+    match config.loraplus_lr_ratio {
+        None => Factors::default(),
+        Some(ratio) => {
+            let embedding = config.loraplus_lr_embedding / config.learning_rate;
+            Factors::new(&decoder.params, ratio, embedding)
+        }
     }
 }
 

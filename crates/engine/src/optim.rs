@@ -2,5 +2,6 @@
 
 pub mod adamw;
 pub mod clip;
+pub mod lora_plus;
 pub mod rule;
 pub mod schedule;

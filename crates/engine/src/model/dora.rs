@@ -242,7 +242,7 @@ fn add_magnitude_grad(dm_o: &mut Tensor, dy_to: &Tensor, saved: &Saved) -> Resul
 mod tests {
     use super::*;
     use crate::model::store::Role;
-    use crate::ops::testing::{close, random};
+    use crate::ops::testing::{close, finite_difference, random};
 
     const T: usize = 7;
     const D: usize = 33;
@@ -307,9 +307,7 @@ mod tests {
     /// Finite differences of the layer with its norms held at their values.
     #[test]
     fn gradients_are_those_with_the_norm_held() {
-        for (dropout, mode) in
-            [(0.0, Mode::Eval), (0.4, Mode::Train { seed: 3, micro_step: 1 })]
-        {
+        for (dropout, mode) in [(0.0, Mode::Eval), (0.4, Mode::Train { seed: 3, micro_step: 1 })] {
             let (linear, params) = layer(dropout);
             let (x, dy) = (random(6, (T, D)), random(7, (T, O)));
             let (_, saved) = linear.forward(&params, &x, mode).unwrap();
@@ -333,11 +331,10 @@ mod tests {
             };
             let (a, b, m) = (v("a"), v("b"), v("m"));
             let grad = |name: &str| grads.get(params.find(name).unwrap()).unwrap();
-            let check = crate::ops::testing::finite_difference;
-            check(&x, &dx, 1e-2, |x| loss(x, &a, &b, &m));
-            check(&a, grad("a"), 1e-2, |a| loss(&x, a, &b, &m));
-            check(&b, grad("b"), 1e-2, |b| loss(&x, &a, b, &m));
-            check(&m, grad("m"), 1e-2, |m| loss(&x, &a, &b, m));
+            finite_difference(&x, &dx, 1e-2, |x| loss(x, &a, &b, &m));
+            finite_difference(&a, grad("a"), 1e-2, |a| loss(&x, a, &b, &m));
+            finite_difference(&b, grad("b"), 1e-2, |b| loss(&x, &a, b, &m));
+            finite_difference(&m, grad("m"), 1e-2, |m| loss(&x, &a, &b, m));
         }
     }
 }

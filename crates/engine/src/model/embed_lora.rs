@@ -87,7 +87,7 @@ fn add_columns(da_rv: &mut Tensor, ids: &[u32], du_tr: &Tensor) -> Result<()> {
     let (r, v) = da_rv.dims2()?;
     let host = du_tr.to_device(&Device::Cpu)?;
     let du = view(&host)?;
-    let mut add = |da: &mut [f32]| {
+    let add = |da: &mut [f32]| {
         for (id, du) in ids.iter().zip(du.chunks_exact(r)) {
             for (k, du) in du.iter().enumerate() {
                 da[k * v + *id as usize] += du;

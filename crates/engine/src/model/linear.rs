@@ -87,6 +87,16 @@ impl Linear {
         Ok((y, Saved { u_tr: Some(u), dora: None }))
     }
 
+    /// Whether one of its parameters, or of its adapter's, wants a gradient.
+    #[must_use]
+    pub fn trained(&self, grads: &Grads) -> bool {
+        let adapter = self.lora.iter().flat_map(|lora| {
+            let magnitude = lora.dora.as_ref().map(|dora| dora.magnitude);
+            [lora.a, lora.b].into_iter().chain(magnitude)
+        });
+        [self.weight].into_iter().chain(self.bias).chain(adapter).any(|id| grads.wants(id))
+    }
+
     fn dora(&self) -> Option<(&Lora, &Dora)> {
         let lora = self.lora.as_ref()?;
         Some((lora, lora.dora.as_ref()?))

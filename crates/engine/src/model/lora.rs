@@ -163,12 +163,12 @@ pub fn attach_loaded(
 /// # Errors
 /// When a product fails.
 pub fn merge(decoder: &mut Decoder) -> Result<()> {
+    let [embed, ..] = decoder.outer_params();
+    let mut table = None;
     if let Some(lora) = decoder.embed_lora.take() {
-        // A tied head does not see the embedding's adapter.
-        decoder.untie_head()?;
-        let [embed, ..] = decoder.outer_params();
-        let mut table = decoder.params.value(embed).clone();
-        lora.merge(&decoder.params, &mut table)?;
+        let mut merged = decoder.params.value(embed).copy()?;
+        lora.merge(&decoder.params, &mut merged)?;
+        table = Some(merged);
     }
     for block in &mut decoder.blocks {
         for (_, linear) in block.linears_mut() {
@@ -198,6 +198,11 @@ pub fn merge(decoder: &mut Decoder) -> Result<()> {
         .collect();
     // Adapters were appended after the model's own parameters, so their ids stay valid.
     decoder.params = Params::from(keep);
+    if let Some(table) = table {
+        // A tied head does not see the embedding's adapter.
+        decoder.untie_head()?;
+        decoder.params.value(embed).slice_set(&table, 0, 0)?;
+    }
     Ok(())
 }
 
@@ -304,7 +309,8 @@ fn place(
                 let why = format!("{} would be trained both whole and by an adapter", weight.name);
                 return Err(Error::input("additional_target", why));
             }
-            let made = beside(&mut decoder.params, lora, linear, &path(l, name), index, &mut values)?;
+            let made =
+                beside(&mut decoder.params, lora, linear, &path(l, name), index, &mut values)?;
             linear.lora = Some(made);
             index += 1;
         }
@@ -315,9 +321,8 @@ fn place(
         let (v, d) = decoder.params.value(embed).dims2()?;
         let params = &mut decoder.params;
         let shapes = [(Part::EmbedA, [lora.rank, v]), (Part::EmbedB, [d, lora.rank])];
-        let [a, b] = shapes.map(|(part, shape)| {
-            push(params, OUTER[0], index, part, &shape, &mut values)
-        });
+        let [a, b] =
+            shapes.map(|(part, shape)| push(params, OUTER[0], index, part, &shape, &mut values));
         decoder.embed_lora = Some(EmbedLora { a: a?, b: b?, scale: lora.scale() });
     }
     Ok(used)

@@ -47,7 +47,10 @@ impl Targets {
                 };
                 names.iter().map(name).collect::<Result<_, _>>().map(Self::Names)
             }
-            _ => Err("expected a list of module names, a regular expression or \"all-linear\"".into()),
+            _ => {
+                Err("expected a list of module names, a regular expression or \"all-linear\""
+                    .into())
+            }
         }
     }
 
@@ -75,7 +78,9 @@ impl Targets {
         };
         match hits.contains(&true) {
             true => Ok(hits),
-            false => Err(format!("names no linear layer of this model; known are: {}", known(&all))),
+            false => {
+                Err(format!("names no linear layer of this model; known are: {}", known(&all)))
+            }
         }
     }
 }
@@ -148,7 +153,9 @@ mod tests {
         let found = targets.and_then(|t| t.matched(&paths, &outer)).map(|hits| {
             let all: Vec<&str> = paths.iter().chain(&outer).copied().collect();
             let hit = all.iter().zip(&hits).filter(|(_, hit)| **hit);
-            hit.map(|(path, _)| path.trim_start_matches("model.layers.")).collect::<Vec<_>>().join(" ")
+            hit.map(|(path, _)| path.trim_start_matches("model.layers."))
+                .collect::<Vec<_>>()
+                .join(" ")
         });
         match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected.join(" "), "{shown}"),
@@ -160,7 +167,12 @@ mod tests {
     #[test]
     fn names_patterns_and_all() {
         let json = |value: Value| Targets::of_json(Some(&value));
-        let qv = ["0.self_attn.q_proj", "0.self_attn.v_proj", "1.self_attn.q_proj", "1.self_attn.v_proj"];
+        let qv = [
+            "0.self_attn.q_proj",
+            "0.self_attn.v_proj",
+            "1.self_attn.q_proj",
+            "1.self_attn.v_proj",
+        ];
         let q = [qv[0], qv[2]];
         let all = [qv[0], qv[1], "0.mlp.up_proj", qv[2], qv[3], "1.mlp.up_proj"];
         check(json(json!("all-linear")), Ok(&all));
@@ -168,7 +180,10 @@ mod tests {
         check(json(json!(["self_attn.q_proj"])), Ok(&q));
         check(json(json!(ONE)), Ok(&q));
         check(json(json!([ONE[0]])), Ok(&q[..1]));
-        check(json(json!(["proj"])), Err("proj names no linear layer of this model; known are: q_proj"));
+        check(
+            json(json!(["proj"])),
+            Err("proj names no linear layer of this model; known are: q_proj"),
+        );
         check(json(json!(["embed_tokens"])), Ok(&["model.embed_tokens"]));
         check(json(json!([1])), Err("is no module name"));
         check(json(json!(r".*\.(q|v)_proj")), Ok(&qv));

@@ -42,7 +42,7 @@ pub fn params(config: &ModelConfig, names: &[String]) -> Result<Vec<ParamSpec>, 
 }
 
 /// Whether no adapter goes on the module at `path`, because it lies in one of `names`.
-pub(super) fn excludes(names: &[String], path: &str) -> bool {
+pub(crate) fn excludes(names: &[String], path: &str) -> bool {
     let path = format!(".{path}.");
     names.iter().any(|name| path.contains(&format!(".{name}.")))
 }
@@ -96,9 +96,14 @@ mod tests {
             "model.norm.weight",
         ];
         check(&["norm"], true, Ok(&norms));
-        let mlp = ["gate_proj", "up_proj", "down_proj"].map(|n| format!("model.layers.0.mlp.{n}.weight"));
+        let mlp =
+            ["gate_proj", "up_proj", "down_proj"].map(|n| format!("model.layers.0.mlp.{n}.weight"));
         check(&["mlp"], true, Ok(&mlp.each_ref().map(String::as_str)));
-        check(&["head_lm"], true, Err("Module head_lm is not found, please choose from embed_tokens"));
+        check(
+            &["head_lm"],
+            true,
+            Err("Module head_lm is not found, please choose from embed_tokens"),
+        );
     }
 
     #[test]
