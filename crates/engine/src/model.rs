@@ -6,6 +6,7 @@ pub mod config;
 pub mod decoder;
 pub mod dora;
 pub mod embed_lora;
+pub mod entries;
 pub mod freeze;
 pub mod gguf;
 pub mod gguf_tokenizer;
