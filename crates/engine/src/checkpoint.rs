@@ -133,12 +133,15 @@ pub fn load(run: &mut Run<'_>, from: &Path) -> Result<()> {
     })?;
     let state: State = serde_json::from_slice(&text)
         .map_err(|e| Error::input(path.display().to_string(), e.to_string()))?;
+    if let (Some(badam), Some(block)) = (&run.badam, state.block) {
+        run.optimiser.grads = badam.activate(block, &mut run.prepared.decoder.params);
+    }
     let file = from.join(OPTIMIZER);
     let mut tensors = read_safetensors(&file, Dtype::F32)?;
     for id in run.prepared.decoder.params.trained() {
         let param = run.prepared.decoder.params.get(id);
         let mut slots = Vec::new();
-        let layout = run.optimiser.rule.layout(param);
+        let layout = run.optimiser.rule.layout(param, run.optimiser.grads.entries(id));
         let all = layout.len();
         for spec in layout {
             let key = format!("{}.{}", spec.name, param.name);

@@ -1,7 +1,7 @@
 //! What the arguments say about the optimiser: its constants and the learning rate's course.
 
 use run::config::Config;
-use run::fields::SchedulerType;
+use run::fields::{BadamMode, SchedulerType};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -26,11 +26,12 @@ pub fn optimiser(config: &Config, decoder: &Decoder) -> Optimiser {
 
 /// The update rule of a run.
 fn rule(config: &Config) -> Rule {
-    Rule::AdamW(AdamW {
-        beta1: config.adam_beta1,
-        beta2: config.adam_beta2,
-        eps: config.adam_epsilon,
-    })
+    let adam =
+        AdamW { beta1: config.adam_beta1, beta2: config.adam_beta2, eps: config.adam_epsilon };
+    match config.use_badam && config.badam_mode == BadamMode::Ratio {
+        true => Rule::SparseAdam(adam),
+        false => Rule::AdamW(adam),
+    }
 }
 
 /// The learning rate's course over `total` steps.

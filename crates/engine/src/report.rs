@@ -37,6 +37,9 @@ impl Reporter {
             grouped(all),
             100.0 * trainable as f64 / all as f64
         ))?;
+        if let Some(badam) = &run.badam {
+            io.say(badam.coverage(run.plan.total_steps))?;
+        }
         io.say(format!(
             "{} rows, {} steps ({} an epoch), batch {} x {}, {} threads",
             run.prepared.train.len(),

@@ -10,14 +10,18 @@ use std::collections::btree_map::Entry;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::model::entries::Entries;
 use crate::model::store::{Grads, Param, ParamId, Params};
 use crate::optim::adamw::AdamW;
+use crate::optim::sparse_adam;
 
 /// How gradients become updates.
 #[derive(Clone, Debug)]
 pub enum Rule {
     /// AdamW in f32.
     AdamW(AdamW),
+    /// Adam on some entries of each parameter.
+    SparseAdam(AdamW),
 }
 
 /// Step size of one parameter.
@@ -100,11 +104,12 @@ impl Slots {
 }
 
 impl Rule {
-    /// The tensors that the rule remembers of `param`.
+    /// The tensors that the rule remembers of `param`, of which all or some `entries` are trained.
     #[must_use]
-    pub fn layout(&self, param: &Param) -> Vec<Spec> {
+    pub fn layout(&self, param: &Param, entries: Option<&Entries>) -> Vec<Spec> {
         match self {
             Self::AdamW(_) => AdamW::layout(param.value.dims()),
+            Self::SparseAdam(_) => AdamW::layout(&[entries.map_or(0, Entries::len)]),
         }
     }
 
@@ -125,12 +130,13 @@ impl Rule {
             let param = params.get(id);
             let slots = match state.entry(id) {
                 Entry::Occupied(e) => e.into_mut(),
-                Entry::Vacant(e) => {
-                    e.insert(Slots::zeros(&self.layout(param), param.value.device())?)
-                }
+                Entry::Vacant(e) => e.insert(Slots::zeros(
+                    &self.layout(param, grads.entries(id)),
+                    param.value.device(),
+                )?),
             };
             slots.step += 1;
-            self.update(param, grad, slots, clip, rate(id))?;
+            self.update(param, grads.entries(id), grad, slots, clip, rate(id))?;
         }
         Ok(())
     }
@@ -138,13 +144,18 @@ impl Rule {
     fn update(
         &self,
         param: &Param,
+        entries: Option<&Entries>,
         grad: &Tensor,
         slots: &mut Slots,
         clip: f32,
         rate: Rate,
     ) -> Result<()> {
-        match self {
-            Self::AdamW(adamw) => adamw.update(&param.value, grad, slots, clip, rate),
+        match (self, entries) {
+            (Self::AdamW(adamw), None) => adamw.update(&param.value, grad, slots, clip, rate),
+            (Self::SparseAdam(adam), Some(entries)) => {
+                sparse_adam::step(adam, &param.value, entries, grad, slots, clip, rate.lr)
+            }
+            _ => Err(Error::Internal(format!("this rule cannot move a part of {}", param.name))),
         }
     }
 }
