@@ -37,13 +37,7 @@ pub fn layout(shape: &[usize]) -> Vec<Spec> {
 ///
 /// # Errors
 /// When a tensor cannot be read or written.
-pub fn step(
-    param: &Tensor,
-    grad: &Tensor,
-    slots: &mut Slots,
-    clip: f32,
-    rate: Rate,
-) -> Result<()> {
+pub fn step(param: &Tensor, grad: &Tensor, slots: &mut Slots, clip: f32, rate: Rate) -> Result<()> {
     let new = (slots.step as f64).powf(DECAY);
     let (keep, new) = ((1.0 - new) as f32, new as f32);
     let grad = view(grad)?;

@@ -2,7 +2,7 @@
 //!
 //! Every `interval` updates the gradient's leading singular vectors become the projector; the inner
 //! rule moves a zero matrix of the projected shape, and what it moved by goes back through the
-//! projector, times `scale`. Weight decay comes last. As the package galore_torch does it, with two
+//! projector, times `scale`. Weight decay comes last (with Adafactor first). As the package galore_torch does it, with two
 //! differences: a matrix whose shorter side is longer than 256 has its singular vectors from the
 //! randomised range finder rather than a full decomposition, and `reverse_std` also works where the
 //! rank reaches the shorter side. Source: Zhao et al., "GaLore", 2024.
@@ -115,7 +115,11 @@ impl GaLore {
         let decay = (1.0 - rate.lr * rate.weight_decay) as f32;
         let Some((m, n)) = self.projected(param) else {
             inner.dense_update(&param.value, grad, slots, clip, undecayed)?;
-            return if decay == 1.0 { Ok(()) } else { moved(&param.value, None, 0.0, decay) };
+            return if decay == 1.0 {
+                Ok(())
+            } else {
+                moved(&param.value, None, 0.0, (1.0, decay))
+            };
         };
         let sides = self.sides(m, n);
         if (slots.step - 1).is_multiple_of(self.interval) {
@@ -125,6 +129,8 @@ impl GaLore {
         let step = zeros(low.shape(), low.device())?;
         inner.dense_update(&step, &low, slots, clip, undecayed)?;
         let step = up(&step, slots, sides)?;
+        // Only the package's Adafactor decays before it moves.
+        let decay = if matches!(inner, Rule::Adafactor) { (decay, 1.0) } else { (1.0, decay) };
         moved(&param.value, Some(&step), self.scale as f32, decay)
     }
 
@@ -187,10 +193,15 @@ fn up(step: &Tensor, slots: &Slots, (left, right): (bool, bool)) -> Result<Tenso
     Ok(full)
 }
 
-/// `p = (p + scale step) decay`.
-fn moved(param: &Tensor, step: Option<&Tensor>, scale: f32, decay: f32) -> Result<()> {
+/// `p = (p before + scale step) after`.
+fn moved(
+    param: &Tensor,
+    step: Option<&Tensor>,
+    scale: f32,
+    (before, after): (f32, f32),
+) -> Result<()> {
     let Some(step) = step else {
-        return update(param, |p| p.par_iter_mut().for_each(|p| *p *= decay));
+        return update(param, |p| p.par_iter_mut().for_each(|p| *p *= after));
     };
     let step = crate::tensor::view(step)?;
     update(param, |p| {
@@ -199,7 +210,7 @@ fn moved(param: &Tensor, step: Option<&Tensor>, scale: f32, decay: f32) -> Resul
                 #[inline(always)]
                 || {
                     for (p, s) in p.iter_mut().zip(s) {
-                        *p = (*p + scale * s) * decay;
+                        *p = (*p * before + scale * s) * after;
                     }
                 },
             );
