@@ -142,6 +142,9 @@ impl From<ActionError> for Error {
         match error {
             ActionError::NoRun(id) => Self::not_found("run", &id),
             ActionError::Refused(why) => Self::new(StatusCode::CONFLICT, why),
+            ActionError::Invalid(field, message) => {
+                Self::invalid(vec![FieldProblem { field: field.to_owned(), message }])
+            }
             ActionError::Db(error) => error.into(),
             ActionError::Io(error) => Self::internal(error),
         }

@@ -9,6 +9,7 @@ pub mod home;
 pub mod login;
 pub mod new;
 pub mod problem;
+pub mod queue;
 pub mod run;
 pub mod runs;
 pub mod settings;

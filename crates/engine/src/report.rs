@@ -153,6 +153,10 @@ impl Reporter {
             let values = [(&*names[0], found.eval_loss), (&*names[1], found.token_loss)];
             io.event(Body::metric(step, total, epoch, &values))?;
         }
+        // The last answer comes with the finished model.
+        if step < total {
+            sample::tell(run, io)?;
+        }
         io.phase(Phase::Training)?;
         // The next speed should not count this time.
         self.last = (io.elapsed_s(), run.state.total_tokens);

@@ -22,7 +22,7 @@ use crate::prepare::{self, Prepared, Surroundings};
 use crate::report::Reporter;
 use crate::state::State;
 use crate::step::{self, Measured, Optimiser, Updated};
-use crate::{finish, method};
+use crate::{finish, method, sample};
 
 /// Steps in a row that may be refused for a loss or gradient that is not finite.
 const REFUSALS: u32 = 3;
@@ -128,6 +128,9 @@ impl<'a> Run<'a> {
                 reporter.evaluate(self, io)?;
             }
             let wish = io.wish();
+            if wish == Wish::SampleNow {
+                sample::tell(self, io)?;
+            }
             let stopping = wish == Wish::StopAndSave && now < self.plan.total_steps;
             if reporter.saves_at(self, now) || stopping || wish == Wish::SaveNow {
                 io.phase(Phase::Saving)?;

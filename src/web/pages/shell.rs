@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, header};
 
 use super::text::Lang;
 use super::view::RunView;
-use crate::db::runs::{self, Filter};
+use crate::db::list::{self, Filter};
 use crate::web::assets;
 use crate::web::error::Result;
 use crate::web::state::AppState;
@@ -26,7 +26,10 @@ pub struct Place {
 }
 
 /// The navigation. A new place is a line here, an icon and a text.
-const PLACES: &[Place] = &[Place { key: "runs", href: "/runs", label: "nav.runs" }];
+const PLACES: &[Place] = &[
+    Place { key: "runs", href: "/runs", label: "nav.runs" },
+    Place { key: "queue", href: "/queue", label: "nav.queue" },
+];
 
 /// The frame of a page.
 #[derive(Debug, Clone)]
@@ -52,7 +55,7 @@ impl Shell {
     /// Where the database fails.
     pub async fn load(state: &AppState, headers: &HeaderMap, place: &'static str) -> Result<Self> {
         let mut shell = Self::bare(headers);
-        let rows = runs::list(&state.db, &Filter { limit: RECENT, ..Filter::default() }).await?;
+        let rows = list::list(&state.db, &Filter { limit: RECENT, ..Filter::default() }).await?;
         let now = state.clock.now_ms();
         shell.recent = rows.iter().map(|row| RunView::new(row, now, shell.lang)).collect();
         shell.place = place;

@@ -40,6 +40,7 @@ const SCRIPT: &[&str] = &[
     "new.starting",
     "phase.",
     "plot.",
+    "queue.moved",
     "samples.",
     "say.",
     "status.",
