@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::ops::activation::Gate;
 use crate::ops::attention::Attention;
 use crate::ops::embedding;
-use crate::ops::head::{Head, Loss, WeightGrad, gather_rows, scatter_rows};
+use crate::ops::head::{Head, Loss, Objective, WeightGrad, gather_rows, scatter_rows};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Angles;
 use crate::rng::{Purpose, Stream};
@@ -119,7 +119,7 @@ impl Decoder {
         let blocks = (0..config.num_hidden_layers)
             .map(|l| block(&config, &params, norm, l))
             .collect::<Result<_>>()?;
-        let head = Head { softcap: config.final_logit_softcapping };
+        let head = Head { softcap: config.final_logit_softcapping, ..Head::default() };
         let (embed_lora, neftune) = (None, None);
         Ok(Self {
             config,
@@ -154,6 +154,11 @@ impl Decoder {
         self.config.tie_word_embeddings = false;
         self.config.raw.insert("tie_word_embeddings".into(), false.into());
         Ok(())
+    }
+
+    /// Chooses what is minimised.
+    pub fn set_objective(&mut self, objective: Objective) {
+        self.head.objective = objective;
     }
 
     /// Trains on a micro-batch: adds the gradients of `scale * sum of cross-entropy`.
