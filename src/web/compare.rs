@@ -153,7 +153,6 @@ pub async fn lines(state: &AppState, runs: &[RunRow], key: &str) -> Result<Vec<o
         let query = metrics::Query { keys: vec![key.to_owned()], ..metrics::Query::default() };
         let curves = metrics::series(&state.db, run.num, &query).await?;
         let points = curves.get(key).map(|series| {
-            #[expect(clippy::cast_precision_loss, reason = "steps are far below 2^52")]
             let points = series.step.iter().zip(&series.value);
             points.filter_map(|(step, value)| Some((*step as f64, (*value)?))).collect()
         });
