@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::ServerConfig;
 use crate::db::{Db, DbError};
 use crate::files::Roots;
@@ -95,7 +95,9 @@ impl Server {
             (Arc::new(config), Arc::new(SystemClock), CancellationToken::new());
         let library = Library::new(roots.clone(), clock.clone());
         let jobs = Jobs::new(db.clone(), config.clone(), roots, clock.clone(), stop.clone());
-        let state = AppState { db, jobs, library, config, auth: Arc::new(auth), clock, stop };
+        let started_ms = clock.now_ms();
+        let auth = Arc::new(auth);
+        let state = AppState { db, jobs, library, config, auth, clock, started_ms, stop };
         Ok(Self { listener, state, fresh_token, _lock: lock })
     }
 

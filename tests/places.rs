@@ -14,6 +14,9 @@ const PLACES: &[(&str, &str, &str)] = &[
     ("/datasets", "Datasets", "数据集"),
     ("/models", "Models", "模型"),
     ("/queue", "Queue", "队列"),
+    ("/compare", "Compare", "比较"),
+    ("/system", "System", "系统"),
+    ("/settings", "Settings", "设置"),
 ];
 
 fn page(server: &Server, path: &str, headers: &[(&str, &str)]) -> Reply {

@@ -31,6 +31,8 @@ const PLACES: &[Place] = &[
     Place { key: "datasets", href: "/datasets", label: "nav.datasets" },
     Place { key: "models", href: "/models", label: "nav.models" },
     Place { key: "queue", href: "/queue", label: "nav.queue" },
+    Place { key: "system", href: "/system", label: "nav.system" },
+    Place { key: "settings", href: "/settings", label: "nav.settings" },
 ];
 
 /// The frame of a page.

@@ -42,6 +42,7 @@ const SCRIPT: &[&str] = &[
     "phase.",
     "plot.",
     "queue.moved",
+    "run.usage",
     "samples.",
     "say.",
     "status.",
