@@ -23,6 +23,7 @@ use crate::model::gguf::Gguf;
 use crate::model::gguf_tokenizer;
 use crate::model::hub::{HubEnv, ModelLocation, resolve_model};
 use crate::model::lora::LoraConfig;
+use crate::model::pissa::Initial;
 use crate::observer::Observer;
 
 /// What the engine must be told of the world: it reads no environment and no clock.
@@ -58,6 +59,8 @@ pub struct Prepared {
     pub eval: Vec<(String, Vec<Sequence>)>,
     /// The adapter's settings, where the method has one.
     pub lora: Option<LoraConfig>,
+    /// What PiSSA took out of the weights, where the adapter began so.
+    pub pissa: Option<Initial>,
     /// Where the model was read from.
     pub location: ModelLocation,
 }
@@ -88,7 +91,8 @@ pub fn load(
     let texts = load_texts(config, around, &location, Some(&model_config), io)?;
     check_ids(&texts.dataset, &model_config)?;
     io.phase(Phase::Model)?;
-    let (mut decoder, lora) = model::load(config, &location, model_config, resume, io)?;
+    let model::Loaded { mut decoder, lora, pissa } =
+        model::load(config, &location, model_config, resume, io)?;
     decoder.set_objective(method::objective(config));
     let sequences = |rows: Vec<Row>| rows.into_iter().map(sequence).collect::<Vec<_>>();
     let load::Dataset { train, eval, .. } = texts.dataset;
@@ -99,6 +103,7 @@ pub fn load(
         train: sequences(train),
         eval: eval.into_iter().map(|(name, rows)| (name, sequences(rows))).collect(),
         lora,
+        pissa,
         location,
     })
 }
