@@ -80,9 +80,9 @@ def main():
             before = json.loads(tallow("eval", model, folder, ["finetuning_type=full"]).splitlines()[-1])
             said = json.loads(tallow("eval", model, folder, [f"adapter_name_or_path={adapter}"]).splitlines()[-1])
             theirs, unread = peft(model, adapter)
-            ours = said["token_loss"]
+            ours = said["eval_token_loss"]
             worst = max(worst, abs(ours - theirs))
-            print(f"{model:11} {name:20} before {before['token_loss']:.6f} tallow {ours:.6f} PEFT {theirs:.6f} "
+            print(f"{model:11} {name:20} before {before['eval_token_loss']:.6f} tallow {ours:.6f} PEFT {theirs:.6f} "
                   f"difference {abs(ours - theirs):.1e} {unread or ''}")
     print(f"largest difference {worst:.1e}")
     sys.exit(worst > 1e-4)
