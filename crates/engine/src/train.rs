@@ -152,8 +152,11 @@ impl<'a> Run<'a> {
             rows.iter().map(|rows| rows.iter().map(|r| &train[*r]).collect()).collect();
         let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
         let mode = |m| Mode::Train { seed, micro_step: first + m };
-        let decoder = &self.prepared.decoder;
-        step::run(decoder, &mut self.optimiser, &micro_batches, lr, Keep::Intermediates, mode)
+        let keep = match self.config.gradient_checkpointing {
+            true => Keep::Inputs,
+            false => Keep::Intermediates,
+        };
+        step::run(&self.prepared.decoder, &mut self.optimiser, &micro_batches, lr, keep, mode)
     }
 
     /// BAdam: goes to the step's block, whose moments begin anew. Does nothing within a block.
