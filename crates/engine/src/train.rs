@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
     fn of(config: &'a Config, dir: RunDir, prepared: Prepared, threads: usize) -> Result<Self> {
         let plan = Plan::new(config, prepared.train.len())?;
         let schedule = method::schedule(config, plan.total_steps)?;
-        let optimiser = method::optimiser(config, &prepared.decoder);
+        let optimiser = method::optimiser(config, &prepared.decoder)?;
         let badam = Badam::new(config, &prepared.decoder.params)?;
         let state = State::default();
         Ok(Self { config, dir, prepared, optimiser, badam, plan, schedule, state, threads })
