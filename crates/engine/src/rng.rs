@@ -23,6 +23,8 @@ pub enum Purpose {
     Sampling = 5,
     /// Order in which BAdam visits blocks.
     BadamOrder = 6,
+    /// Embedding rows of new tokens.
+    NewTokens = 20,
 }
 
 /// One stream of random numbers.
