@@ -203,7 +203,7 @@ fn started(config: &Config) -> i64 {
 }
 
 /// SOURCE_DATE_EPOCH.
-fn start_given() -> Option<i64> {
+pub(super) fn start_given() -> Option<i64> {
     env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok())
 }
 

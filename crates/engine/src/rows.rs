@@ -15,7 +15,7 @@ pub enum Rows {
     /// All of them, in memory.
     Held(Vec<Sequence>),
     /// Those that the step at hand needs.
-    Streamed(Streamed),
+    Streamed(Box<Streamed>),
 }
 
 /// A stream as numbered rows: the first one it gives is row 0.
@@ -35,7 +35,8 @@ impl Rows {
     /// Rows of a stream, of which the run reads `count`; no id may be outside `vocab_size`.
     #[must_use]
     pub fn streamed(stream: Stream, count: usize, vocab_size: usize) -> Self {
-        Self::Streamed(Streamed { stream, count, vocab_size, first: 0, held: VecDeque::new() })
+        let held = VecDeque::new();
+        Self::Streamed(Box::new(Streamed { stream, count, vocab_size, first: 0, held }))
     }
 
     /// Rows in an epoch; of a stream, those that the run reads.

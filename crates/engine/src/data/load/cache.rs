@@ -12,8 +12,9 @@ use super::super::encode::Row;
 use super::super::error::DataError;
 use super::super::info::DatasetInfo;
 use super::super::source;
-use super::super::template::Template;
+use super::super::template::{Template, ToolText};
 use super::super::tokenizer::Tokenizer;
+use super::super::tools::ToolFormat;
 use super::{DataArgs, Dataset};
 
 /// Changes with the layout of a file.
@@ -43,10 +44,16 @@ impl Place {
         let mut hash = blake3::Hasher::new();
         hash.update(MAGIC);
         hash.update(env!("CARGO_PKG_VERSION").as_bytes());
-        let of_data = DataArgs { cache: None, overwrite_cache: false, ..args.clone() };
+        let mut of_data = DataArgs { cache: None, overwrite_cache: false, ..args.clone() };
+        of_data.template_options.date = None;
         hash.update(format!("{of_data:?}\n{infos:?}\n").as_bytes());
         if let Some((tokenizer, template)) = kit {
             hash.update(&tokenizer.fingerprint());
+            let mut template = template.clone();
+            // Tomorrow's rows are today's where no text tells the day.
+            if template.tool_text != ToolText::Format(ToolFormat::Llama3) {
+                template.date = None;
+            }
             hash.update(format!("{template:?}").as_bytes());
         }
         for info in infos.into_iter().flatten() {

@@ -255,7 +255,7 @@ mod tests {
         let many = vec![plain.clone(); 2345];
         let eval = vec![(String::new(), vec![plain.clone()])];
         check("plain", &Dataset { train: many, eval, ..Dataset::default() });
-        let packs = vec![pack(&[3, 2, 4], true, 5), pack(&[9], true, 0)];
+        let packs = vec![pack(&[3, 2, 4], true, 5), pack(&[1, 8], true, 0)];
         let eval = vec![("a".to_string(), vec![plain.clone()]), ("b".to_string(), vec![plain])];
         check("neat", &Dataset { train: packs, eval, ..Dataset::default() });
         let packs = vec![pack(&[3, 2, 4], false, 5), pack(&[9], false, 0)];

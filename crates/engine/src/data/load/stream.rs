@@ -139,7 +139,10 @@ impl Stream {
         if self.given == 0 {
             let first: Vec<_> =
                 self.report.bad_rows.iter().take(3).map(ToString::to_string).collect();
-            return Err(DataError::NoValidRows { count: self.report.rows, first: first.join("; ") });
+            return Err(DataError::NoValidRows {
+                count: self.report.rows,
+                first: first.join("; "),
+            });
         }
         self.epoch += 1;
         self.given = 0;
