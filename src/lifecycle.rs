@@ -15,11 +15,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::ServerConfig;
 use crate::db::{Db, DbError};
 use crate::files::Roots;
 use crate::jobs::Jobs;
+use crate::library::Library;
 use crate::web::auth::{self, Auth};
 use crate::web::router::router;
 use crate::web::state::AppState;
@@ -92,8 +93,11 @@ impl Server {
         let db = Db::open(&data_dir.join("tallow.db")).await?;
         let (config, clock, stop) =
             (Arc::new(config), Arc::new(SystemClock), CancellationToken::new());
+        let library = Library::new(roots.clone(), clock.clone());
         let jobs = Jobs::new(db.clone(), config.clone(), roots, clock.clone(), stop.clone());
-        let state = AppState { db, jobs, config, auth: Arc::new(auth), clock, stop };
+        let started_ms = clock.now_ms();
+        let auth = Arc::new(auth);
+        let state = AppState { db, jobs, library, config, auth, clock, started_ms, stop };
         Ok(Self { listener, state, fresh_token, _lock: lock })
     }
 

@@ -119,12 +119,13 @@ fn new_tokens_have_rows_and_are_saved() {
     bench.train("base");
     let (shape, old) = embedding(&bench.path("base"));
     assert_eq!(shape, [5, 64]);
-    fs::write(bench.path("tokens.yaml"), "<x>: a b\n<y>: c\n").unwrap();
+    let (base, tokens) = (bench.path("base"), bench.path("tokens.yaml"));
+    fs::write(&tokens, "<x>: a b\n<y>: c\n").unwrap();
     bench
-        .set("model_name_or_path", json!(bench.path("base")))
+        .set("model_name_or_path", json!(base))
         .set("train_from_scratch", json!(false))
         .set("learning_rate", json!(0.0))
-        .set("new_special_tokens_config", json!(bench.path("tokens.yaml")))
+        .set("new_special_tokens_config", json!(tokens))
         .set("init_special_tokens", json!("desc_init"));
     let log = bench.train("grown");
     for part in ["changed `resize_vocab` to True", "Resized token embeddings from 5 to 64."] {
@@ -143,8 +144,20 @@ fn new_tokens_have_rows_and_are_saved() {
     assert_eq!(config["vocab_size"], 64);
     let tokenizer = String::from_utf8(bench.file("grown/tokenizer.json")).unwrap();
     assert!(tokenizer.contains("<x>") && tokenizer.contains("<y>"));
+    // beside an adapter the new rows are trained and saved
+    bench.set("finetuning_type", json!("lora"));
+    let log = bench.train("adapter");
+    assert!(log.contains("add embed_tokens,lm_head to trainable params"), "{log}");
+    let config: Value = serde_json::from_slice(&bench.file("adapter/adapter_config.json")).unwrap();
+    assert_eq!(config["modules_to_save"], json!(["embed_tokens", "lm_head"]));
+    let bytes = bench.file("adapter/adapter_model.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let saved = tensors.names().into_iter().find(|name| name.ends_with("embed_tokens.weight"));
+    assert_eq!(tensors.tensor(saved.unwrap()).unwrap().shape(), [64, 64]);
+    bench.set("finetuning_type", json!("full"));
     // the folder trains on as it is
-    bench.set("model_name_or_path", json!(bench.path("grown")));
+    let grown = bench.path("grown");
+    bench.set("model_name_or_path", json!(grown));
     bench.set("new_special_tokens_config", Value::Null);
     let log = bench.train("further");
     assert!(!log.contains("Resized"), "{log}");

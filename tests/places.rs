@@ -11,7 +11,12 @@ const PLACES: &[(&str, &str, &str)] = &[
     ("/", "Welcome", "欢迎"),
     ("/runs", "Runs", "训练"),
     ("/runs/new", "New run", "新建训练"),
+    ("/datasets", "Datasets", "数据集"),
+    ("/models", "Models", "模型"),
     ("/queue", "Queue", "队列"),
+    ("/compare", "Compare", "比较"),
+    ("/system", "System", "系统"),
+    ("/settings", "Settings", "设置"),
 ];
 
 fn page(server: &Server, path: &str, headers: &[(&str, &str)]) -> Reply {

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::ServerConfig;
 use crate::db::Db;
 use crate::jobs::Jobs;
+use crate::library::Library;
 
 /// The server's shared parts. Cheap to clone.
 #[derive(Clone)]
@@ -18,12 +19,16 @@ pub struct AppState {
     pub db: Db,
     /// Queue and supervisor; every change of a run goes through it.
     pub jobs: Jobs,
+    /// Data sets and models on disk.
+    pub library: Library,
     /// The settings; the data folder is `config.data_dir`.
     pub config: Arc<ServerConfig>,
     /// The token, where one is asked for.
     pub auth: Arc<Auth>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// When the server was started, milliseconds since 1970.
+    pub started_ms: i64,
     /// Cancelled when the server stops: open streams end.
     pub stop: CancellationToken,
 }

@@ -208,7 +208,7 @@ pub(super) fn start_given() -> Option<i64> {
 }
 
 /// Where the hubs' own tools keep their files.
-fn hub_caches() -> HubEnv {
+pub(crate) fn hub_caches() -> HubEnv {
     let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let home = path("HOME").unwrap_or_default();
     let hf_home = || path("HF_HOME").unwrap_or_else(|| home.join(".cache/huggingface"));

@@ -36,11 +36,13 @@ pub const COOKIE: &str = "lang";
 const SCRIPT: &[&str] = &[
     "chart.",
     "copied",
+    "data.js.",
     "link.",
     "new.starting",
     "phase.",
     "plot.",
     "queue.moved",
+    "run.usage",
     "samples.",
     "say.",
     "status.",
