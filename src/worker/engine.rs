@@ -127,6 +127,10 @@ impl Observer for Desk {
     fn elapsed_s(&self) -> f64 {
         Desk::elapsed_s(self)
     }
+
+    fn cache(&self) -> Option<PathBuf> {
+        cache_folder()
+    }
 }
 
 /// A journal that cannot be written ends the run; a full disk keeps its exit code.
@@ -170,6 +174,10 @@ impl Observer for Terminal {
     fn elapsed_s(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
     }
+
+    fn cache(&self) -> Option<PathBuf> {
+        cache_folder()
+    }
 }
 
 /// What the engine must be told of the world.
@@ -178,7 +186,6 @@ fn surroundings(config: &Config) -> Surroundings {
         hub: hub_caches(),
         started_unix_s: started(config),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
-        cache: cache_folder(),
     }
 }
 

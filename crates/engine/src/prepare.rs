@@ -2,7 +2,7 @@
 
 mod model;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use run::config::Config;
 use run::event::Phase;
@@ -37,8 +37,6 @@ pub struct Surroundings {
     pub started_unix_s: i64,
     /// CPU threads there are.
     pub cores: usize,
-    /// Where encoded rows are kept for the next run; nowhere without it.
-    pub cache: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -152,6 +150,7 @@ pub fn load_texts(
     io.phase(Phase::Tokenizer)?;
     let mut args = data_args(config, around);
     args.vocab_size = model.map(|m| m.vocab_size);
+    args.cache = io.cache();
     let mut tokenizer = read_tokenizer(location)?;
     let (mut template, mut resize) = (None, None);
     if let Some(tokenizer) = &mut tokenizer {
@@ -302,7 +301,7 @@ fn data_args(config: &Config, around: &Surroundings) -> DataArgs {
         preprocessing_num_workers: config.preprocessing_num_workers,
         seed: config.seed,
         vocab_size: None,
-        cache: around.cache.clone(),
+        cache: None,
         overwrite_cache: config.overwrite_cache,
     }
 }
