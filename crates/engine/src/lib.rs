@@ -9,6 +9,7 @@
 //! - [`finish`]: what a run leaves behind
 //! - [`state`], [`checkpoint`]: what survives a kill
 //! - [`report`], [`sample`], [`eval`], [`generate`], [`task`]: what is told, measured and answered
+//! - [`bench`], [`flops`]: how fast a config trains here, of what is possible
 //! - [`data`]: from dataset files to token ids; [`batch`]: rows laid end to end
 //! - [`model`]: configs, weights, the decoder, adapters, files
 //! - [`ops`]: the decoder's operations, each with both directions
@@ -17,11 +18,13 @@
 //! - [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
 
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod eval;
 pub mod finish;
+pub mod flops;
 pub mod generate;
 pub mod linalg;
 pub mod method;
