@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
     }
 
     /// Has the rows of a step in memory, and tells what was wrong with any.
-    fn fetch(&mut self, rows: &[Vec<usize>], io: &mut dyn Observer) -> Result<()> {
+    pub(crate) fn fetch(&mut self, rows: &[Vec<usize>], io: &mut dyn Observer) -> Result<()> {
         let Prepared { train, tokenizer, template, .. } = &mut self.prepared;
         let lines = train.fetch(rows, tokenizer.as_ref().zip(template.as_ref()))?;
         lines.into_iter().try_for_each(|line| io.warn(line))
