@@ -4,8 +4,9 @@
 //! ([`prepare::Surroundings`]) and listens ([`observer::Observer`]).
 //!
 //! - [`train`]: the loop, top to bottom; [`step`]: one optimiser step
-//! - [`plan`]: which rows come when; [`method`]: what the arguments say about the optimiser
-//! - [`prepare`]: everything before the first step; [`finish`]: what a run leaves behind
+//! - [`plan`]: which rows come when; [`rows`]: where they come from; [`method`]: what the arguments say about the optimiser
+//! - [`prepare`]: everything before the first step; [`vocabulary`]: new tokens and their rows
+//! - [`finish`]: what a run leaves behind
 //! - [`state`], [`checkpoint`]: what survives a kill
 //! - [`report`], [`sample`], [`eval`], [`generate`], [`task`]: what is told, measured and answered
 //! - [`bench`], [`flops`]: how fast a config trains here, of what is possible
@@ -35,6 +36,7 @@ pub mod plan;
 pub mod prepare;
 pub mod report;
 pub mod rng;
+pub mod rows;
 pub mod sample;
 pub mod simd;
 pub mod state;
@@ -42,3 +44,4 @@ pub mod step;
 pub mod task;
 pub mod tensor;
 pub mod train;
+pub mod vocabulary;

@@ -168,15 +168,23 @@ impl<'a> Run<'a> {
         let before = self.state.step;
         let rows = self.plan.micro_batches(before, order);
         let lr = self.config.learning_rate * self.schedule.factor(before);
+        self.fetch(&rows, io)?;
         let measured = self.step(&rows, lr)?;
         self.refuse_or_go_on(&measured, io)?;
         Ok((measured, lr))
     }
 
+    /// Has the rows of a step in memory, and tells what was wrong with any.
+    pub(crate) fn fetch(&mut self, rows: &[Vec<usize>], io: &mut dyn Observer) -> Result<()> {
+        let Prepared { train, tokenizer, template, .. } = &mut self.prepared;
+        let lines = train.fetch(rows, tokenizer.as_ref().zip(template.as_ref()))?;
+        lines.into_iter().try_for_each(|line| io.warn(line))
+    }
+
     fn step(&mut self, rows: &[Vec<usize>], lr: f64) -> Result<Measured> {
         let train = &self.prepared.train;
         let micro_batches: Vec<Vec<_>> =
-            rows.iter().map(|rows| rows.iter().map(|r| &train[*r]).collect()).collect();
+            rows.iter().map(|rows| train.pick(rows)).collect::<Result<_>>()?;
         let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
         let mode = |m| Mode::Train { seed, micro_step: first + m };
         let keep = match self.config.gradient_checkpointing {
