@@ -5,8 +5,9 @@
 //!
 //! - [`train`]: the loop, top to bottom; [`step`]: one optimiser step
 //! - [`plan`]: which rows come when; [`method`]: what the arguments say about the optimiser
-//! - [`prepare`]: everything before the first step; [`finish`]: what a run leaves behind
+//! - [`prepare`]: everything before the first step; [`finish`], [`card`]: what a run leaves behind
 //! - [`state`], [`checkpoint`]: what survives a kill
+//! - [`watch`]: what evaluations decide; [`memory`]: how many rows fit
 //! - [`report`], [`sample`], [`eval`], [`generate`], [`task`]: what is told, measured and answered
 //! - [`data`]: from dataset files to token ids; [`batch`]: rows laid end to end
 //! - [`model`]: configs, weights, the decoder, adapters, files
@@ -16,6 +17,7 @@
 //! - [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
 
 pub mod batch;
+pub mod card;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
@@ -23,6 +25,7 @@ pub mod eval;
 pub mod finish;
 pub mod generate;
 pub mod linalg;
+pub mod memory;
 pub mod method;
 pub mod model;
 pub mod observer;
@@ -39,3 +42,4 @@ pub mod step;
 pub mod task;
 pub mod tensor;
 pub mod train;
+pub mod watch;

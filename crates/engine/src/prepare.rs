@@ -23,7 +23,7 @@ use crate::model::gguf::Gguf;
 use crate::model::gguf_tokenizer;
 use crate::model::hub::{HubEnv, ModelLocation, resolve_model};
 use crate::model::lora::{self, LoraConfig};
-use crate::model::store::Role;
+use crate::model::store::{Params, Role};
 use crate::model::weights::{Dtype, read_folder};
 use crate::observer::Observer;
 
@@ -36,6 +36,8 @@ pub struct Surroundings {
     pub started_unix_s: i64,
     /// CPU threads there are.
     pub cores: usize,
+    /// Bytes of memory that the process may still take, where that is known.
+    pub memory: Option<u64>,
 }
 
 impl Surroundings {
@@ -103,6 +105,25 @@ pub fn load(
         lora,
         location,
     })
+}
+
+/// Goes back to the weights of a checkpoint; the model in memory is given up first.
+///
+/// # Errors
+/// When the checkpoint cannot be read.
+pub fn reload(
+    prepared: &mut Prepared,
+    config: &Config,
+    checkpoint: &Path,
+    io: &mut dyn Observer,
+) -> Result<()> {
+    let model = prepared.decoder.config.clone();
+    prepared.decoder.params = Params::default();
+    let (decoder, lora) = load_model(config, &prepared.location, model, Some(checkpoint), io)?;
+    prepared.decoder = decoder;
+    prepared.decoder.set_objective(method::objective(config));
+    prepared.lora = lora;
+    Ok(())
 }
 
 /// As [`load`], for a model whose loss is asked: adapters are those that the config names, none is

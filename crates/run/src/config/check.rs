@@ -2,7 +2,9 @@
 
 use super::Config;
 use super::error::{ConfigError, FieldError};
-use crate::fields::{BadamMode, FinetuningType, IntervalStrategy, SchedulerType, Stage};
+use crate::fields::{
+    BadamMode, FinetuningType, IntervalStrategy, SaveStrategy, SchedulerType, Stage,
+};
 
 /// Less than this is no validation split.
 const NO_SPLIT: f64 = 1e-6;
@@ -245,6 +247,64 @@ impl Config {
             "logging strategy steps requires non-zero --logging_steps",
         );
         self.check_schedule(r);
+        self.check_best(r);
+    }
+
+    /// What depends on evaluations.
+    fn check_best(&self, r: &mut Rules) {
+        let never = self.eval_strategy == IntervalStrategy::No;
+        r.refuse(
+            never && self.lr_scheduler_type == SchedulerType::ReduceLrOnPlateau,
+            "eval_strategy",
+            "lr_scheduler_type reduce_lr_on_plateau requires an eval strategy",
+        );
+        r.refuse(
+            never && self.early_stopping_steps.is_some(),
+            "eval_strategy",
+            "EarlyStoppingCallback requires IntervalStrategy of steps or epoch",
+        );
+        r.refuse(
+            never && self.save_strategy == SaveStrategy::Best,
+            "eval_strategy",
+            "save_strategy best requires an eval strategy",
+        );
+        if !self.load_best_model_at_end || self.save_strategy == SaveStrategy::Best {
+            return;
+        }
+        let (eval, save) = (self.eval_strategy.name(), self.save_strategy.name());
+        r.refuse(
+            eval != save,
+            "load_best_model_at_end",
+            &format!(
+                "--load_best_model_at_end requires the save and eval strategy to match, except when \
+                 --save_strategy=\"best\", but found\n- Evaluation strategy: {eval}\n- Save strategy: \
+                 {save}"
+            ),
+        );
+        let save = self.save_steps;
+        let every = self.eval_steps.filter(|every| *every > 0.0).unwrap_or(self.logging_steps);
+        if self.eval_strategy != IntervalStrategy::Steps || every <= 0.0 || save <= 0.0 {
+            return;
+        }
+        let mixed = (save < 1.0) != (every < 1.0);
+        r.refuse(
+            mixed,
+            "save_steps",
+            &format!(
+                "--load_best_model_at_end requires the saving steps to be a multiple of the \
+                 evaluation steps, which cannot get guaranteed when mixing ratio and absolute steps \
+                 for save_steps {save} and eval_steps {every}."
+            ),
+        );
+        let ratio = save / every;
+        r.refuse(
+            !mixed && (ratio - ratio.round()).abs() > 1e-6,
+            "save_steps",
+            &format!(
+                "--load_best_model_at_end requires the saving steps to be a round multiple of the \
+                 evaluation steps, but found {save}, which is not a round multiple of {every}."
+            ),
+        );
     }
 
     fn check_schedule(&self, r: &mut Rules) {
