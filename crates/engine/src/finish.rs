@@ -16,10 +16,10 @@ use crate::model::store::Grads;
 use crate::model::weights::Dtype;
 use crate::model::{adapter_file, lora, save};
 use crate::observer::Observer;
-use crate::prepare;
 use crate::report::{evaluate_sets, rounded};
 use crate::sample;
 use crate::train::Run;
+use crate::{predict, prepare};
 
 /// Writes everything that belongs to a finished run.
 ///
@@ -45,6 +45,21 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
     }
     pretty(&run.dir.train_results(), &all, 4)?;
     replace(&run.dir.trainer_state(), trainer_state(run).as_bytes())?;
+    measure(run, io, &mut all)?;
+    replace(&run.dir.path().join("README.md"), card::write(run).as_bytes())
+}
+
+/// Evaluates and answers without training: `do_predict` where `do_train` is off.
+///
+/// # Errors
+/// As [`write`].
+pub fn measure_only(run: &Run<'_>, io: &mut dyn Observer) -> Result<()> {
+    measure(run, io, &mut Map::new())
+}
+
+/// The evaluation and the answers of the end, and `all_results.json`.
+fn measure(run: &Run<'_>, io: &mut dyn Observer, all: &mut Map<String, Value>) -> Result<()> {
+    let epoch = run.plan.epoch_after(run.state.step);
     if run.config.evaluates() && !run.prepared.eval.is_empty() {
         let mut results = Map::new();
         results.insert("epoch".into(), json!(epoch));
@@ -56,8 +71,13 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
         all.extend(results);
         io.phase(Phase::Finalizing)?;
     }
-    pretty(&run.dir.all_results(), &all, 4)?;
-    replace(&run.dir.path().join("README.md"), card::write(run).as_bytes())
+    if run.config.do_predict {
+        let results = predict::write(run, io)?;
+        pretty(&run.dir.path().join("predict_results.json"), &results, 4)?;
+        all.extend(results);
+        io.phase(Phase::Finalizing)?;
+    }
+    pretty(&run.dir.all_results(), all, 4)
 }
 
 /// `load_best_model_at_end`: goes back to the best checkpoint, unless the last step is it.

@@ -8,7 +8,8 @@
 //! - [`prepare`]: everything before the first step; [`finish`], [`card`]: what a run leaves behind
 //! - [`state`], [`checkpoint`]: what survives a kill
 //! - [`watch`]: what evaluations decide; [`memory`]: how many rows fit
-//! - [`report`], [`sample`], [`eval`], [`generate`], [`task`]: what is told, measured and answered
+//! - [`report`], [`sample`], [`eval`], [`generate`], [`predict`],
+//!   [`task`]: what is told, measured and answered
 //! - [`data`]: from dataset files to token ids; [`batch`]: rows laid end to end
 //! - [`model`]: configs, weights, the decoder, adapters, files
 //! - [`ops`]: the decoder's operations, each with both directions
@@ -32,6 +33,7 @@ pub mod observer;
 pub mod ops;
 pub mod optim;
 pub mod plan;
+pub mod predict;
 pub mod prepare;
 pub mod report;
 pub mod rng;

@@ -74,6 +74,10 @@ pub fn train(config: &Config, around: &Surroundings, io: &mut dyn Observer) -> R
     let pool = pool.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
     pool.install(|| {
         let mut run = Run::begin(config, around, threads, io)?;
+        if config.only_predicts() {
+            finish::measure_only(&run, io)?;
+            return Ok(Outcome::Finished);
+        }
         let outcome = run.steps(io)?;
         if outcome == Outcome::Finished {
             finish::write(&mut run, io)?;
@@ -94,11 +98,17 @@ impl<'a> Run<'a> {
         let dir = RunDir::new(dir.ok_or_else(|| {
             Error::input("output_dir", "is missing: name the folder that the run writes to")
         })?);
-        let resume = checkpoint::choose(config, &dir, io)?;
+        let resume = match config.only_predicts() {
+            true => None,
+            false => checkpoint::choose(config, &dir, io)?,
+        };
         let from = resume.as_ref().map(|r| r.path.as_path());
         let prepared = prepare::load(config, around, from, io)?;
         let lengths: Vec<usize> = prepared.train.iter().map(|r| r.input_ids.len()).collect();
-        let plan = Plan::new(config, &lengths)?;
+        let plan = match config.only_predicts() && lengths.is_empty() {
+            true => Plan::new(config, &[1])?,
+            false => Plan::new(config, &lengths)?,
+        };
         let rules = Rules::new(config, &report::metric_names(config, &prepared))?;
         let schedule = method::schedule(config, plan.total_steps)?;
         let optimiser = method::optimiser(config, &prepared.decoder)?;

@@ -212,3 +212,31 @@ fn results_have_what_was_asked() {
     let said = error.unwrap_err().to_string();
     assert!(said.contains("eval_bleu-4") && said.contains("eval_token_loss"), "{said}");
 }
+
+#[test]
+fn answers_are_written_with_and_without_training() {
+    let check = |more: Value, trained: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut all = with(&json!({
+            "do_predict": true, "predict_with_generate": true, "max_new_tokens": 4, "max_steps": 1,
+        }));
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        run(&config(dir.path(), all), None);
+        let text = std::fs::read_to_string(dir.path().join("generated_predictions.jsonl")).unwrap();
+        let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines.len(), 8);
+        for line in &lines {
+            for key in ["prompt", "label"] {
+                assert!(!line[key].as_str().unwrap().is_empty(), "{line}");
+            }
+            assert!(line["predict"].is_string());
+        }
+        assert!(text.starts_with("{\"prompt\": \""), "{text}");
+        assert!(read(dir.path(), "all_results.json")["predict_runtime"].is_number());
+        assert_eq!(dir.path().join("model.safetensors").exists(), trained);
+        text
+    };
+    let drawn = check(json!({"do_train": true}), true);
+    assert_eq!(check(json!({"do_train": true}), true), drawn, "the same seed, the same answers");
+    check(json!({"do_sample": false, "eval_strategy": "no"}), false);
+}

@@ -54,7 +54,8 @@ impl Config {
     fn check_data(&self, r: &mut Rules, purpose: Purpose) {
         let (dataset, eval) = (!self.dataset.is_empty(), !self.eval_dataset.is_empty());
         let split = self.val_size > NO_SPLIT;
-        let needed = dataset || (purpose != Purpose::Train && eval);
+        let trains = purpose == Purpose::Train && !self.only_predicts();
+        let needed = dataset || (!trains && eval);
         r.refuse(!needed, "dataset", "Please specify dataset for training.");
         r.refuse(split && !dataset, "val_size", "Cannot specify `val_size` if `dataset` is None.");
         r.refuse(
@@ -248,6 +249,37 @@ impl Config {
         );
         self.check_schedule(r);
         self.check_best(r);
+        self.check_predict(r);
+    }
+
+    /// Answers to the evaluation rows.
+    fn check_predict(&self, r: &mut Rules) {
+        let field = "predict_with_generate";
+        r.refuse(
+            self.predict_with_generate && self.stage != Stage::Sft,
+            field,
+            "`predict_with_generate` cannot be set as True except SFT.",
+        );
+        r.refuse(
+            self.do_predict && !self.predict_with_generate,
+            field,
+            "Please enable `predict_with_generate` to save model predictions.",
+        );
+        r.refuse(
+            self.predict_with_generate && self.compute_accuracy,
+            field,
+            "Cannot use `predict_with_generate` and `compute_accuracy` together.",
+        );
+        r.refuse(
+            self.do_predict && self.train_on_prompt,
+            "do_predict",
+            "`do_predict` takes off what is labelled, which `train_on_prompt` says is all.",
+        );
+        r.refuse(
+            self.do_predict && self.eval_dataset.is_empty() && self.val_size <= NO_SPLIT,
+            "val_size",
+            "Please make sure eval_dataset be provided or val_size >1e-6",
+        );
     }
 
     /// What depends on evaluations.

@@ -52,6 +52,12 @@ impl Config {
         interval(self.eval_strategy == IntervalStrategy::Steps, every, total_steps)
     }
 
+    /// Whether the run answers the evaluation rows and trains nothing.
+    #[must_use]
+    pub const fn only_predicts(&self) -> bool {
+        self.do_predict && !self.do_train
+    }
+
     /// In which order rows come.
     #[must_use]
     pub const fn sampling(&self) -> SamplingStrategy {

@@ -35,9 +35,29 @@ macro_rules! output_rows {
         Eval {
             done do_train: bool = "false", Advanced, "Train.";
             done do_eval: bool = "false", Advanced, "Evaluate when training is over.";
-            later do_predict: bool = "false", Advanced, "Write the model's answers to the evaluation rows.";
-            later predict_with_generate: bool = "false", Advanced,
-                "Evaluate generated text instead of the loss.";
+            done do_predict: bool = "false", Advanced,
+                "Write the model's answers to the evaluation rows; with `do_train` off, nothing else.";
+            done predict_with_generate: bool = "false", Advanced,
+                "Must be on for `do_predict`; evaluations compute the loss in any case.";
+            done do_sample: bool = "true", Advanced,
+                "Draw the words of those answers at random; off, the most likely are taken."
+                { needs: Some(("do_predict", "true")) };
+            done temperature: f64 = "0.95", Advanced, "How far the draws stray from the likely."
+                { min: Some(0.0), max: Some(100.0), needs: Some(("do_predict", "true")) };
+            done top_p: f64 = "0.7", Advanced,
+                "Draw from the likely words that together have this probability."
+                { min: Some(0.0), max: Some(1.0), needs: Some(("do_predict", "true")) };
+            done top_k: usize = "50", Advanced, "Draw from so many of the likely words; 0, from all."
+                { needs: Some(("do_predict", "true")) };
+            done repetition_penalty: f64 = "1.0", Advanced,
+                "Above 1, words that are there already become less likely."
+                { min: Some(0.01), max: Some(100.0), needs: Some(("do_predict", "true")) };
+            done max_new_tokens: usize = "1024", Advanced, "Length of those answers; 0, as `max_length` says."
+                { unit: "tokens", max: Some(1_048_576.0), needs: Some(("do_predict", "true")) };
+            done max_length: usize = "1024", Advanced, "Length of prompt and answer together."
+                { unit: "tokens", min: Some(1.0), max: Some(1_048_576.0), needs: Some(("do_predict", "true")) };
+            done skip_special_tokens: bool = "true", Advanced,
+                "Leave special tokens out of the answers' text." { needs: Some(("do_predict", "true")) };
             done eval_strategy: IntervalStrategy = "no", Advanced,
                 "When the held-out rows are evaluated during training.";
             done eval_steps: Option<f64> = "null", Advanced,
@@ -124,17 +144,9 @@ macro_rules! output_rows {
                 batch_eval_metrics: bool = "false";
                 include_for_metrics: Vec<String> = "";
             }
-            idle("only chat and prediction read it; samples during training are greedy") {
-                do_sample: bool = "true";
-                temperature: f64 = "0.95";
-                top_p: f64 = "0.7";
-                top_k: i64 = "50";
-                num_beams: i64 = "1";
-                max_length: i64 = "1024";
-                max_new_tokens: i64 = "1024";
-                repetition_penalty: f64 = "1.0";
-                length_penalty: f64 = "1.0";
-                skip_special_tokens: bool = "true";
+            never("answers are drawn or the most likely; beams are not searched") { num_beams: i64 = "1"; }
+            idle("only a search of beams reads it") { length_penalty: f64 = "1.0"; }
+            idle("answers follow the arguments of generation above") {
                 sortish_sampler: bool = "false";
                 generation_max_length: Option<i64> = "null";
                 generation_num_beams: Option<i64> = "null";
