@@ -1,6 +1,8 @@
 //! `training_loss.png`, `training_eval_loss.png` and the like, as LLaMA-Factory draws them: the curve itself, faint, and
 //! smoothed. One picture for the loss, and for the loss and accuracy of each evaluation set.
 
+pub mod overlay;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
