@@ -39,6 +39,8 @@ enum Command {
     Data(RunArgs),
     /// Print the loss on eval_dataset, the val_size split, or dataset; JSON on the last line.
     Eval(RunArgs),
+    /// Train some steps (--steps N) and print tokens/s, GFLOP/s, share of the ceiling and memory.
+    Bench(RunArgs),
     /// Start the dashboard, queue the sample run and follow it here.
     Demo(ServeArgs),
     /// One run on behalf of the server.
@@ -103,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train(&args),
         Command::Data(args) => data(&args),
         Command::Eval(args) => eval(&args),
+        Command::Bench(args) => bench(&args),
         Command::Worker(args) => work(&args),
     }
 }
@@ -220,7 +223,7 @@ fn work(args: &WorkerArgs) -> ExitCode {
 }
 
 fn data(args: &RunArgs) -> ExitCode {
-    let (words, limit) = match run_args::take_limit(&args.words) {
+    let (words, limit) = match run_args::take_count("limit", &args.words) {
         Ok(taken) => taken,
         Err(error) => return wrong(&error),
     };
@@ -233,6 +236,19 @@ fn data(args: &RunArgs) -> ExitCode {
 fn eval(args: &RunArgs) -> ExitCode {
     match run_args::read(&args.words, Purpose::Eval) {
         Ok((config, notices, _)) => report(notices, engine::eval(&config)),
+        Err(error) => wrong(&error),
+    }
+}
+
+fn bench(args: &RunArgs) -> ExitCode {
+    let (words, steps) = match run_args::take_count("steps", &args.words) {
+        Ok(taken) => taken,
+        Err(error) => return wrong(&error),
+    };
+    match run_args::read(&words, Purpose::Train) {
+        Ok((config, notices, _)) => {
+            report(notices, engine::bench(&config, steps.map(|n| n as u64)))
+        }
         Err(error) => wrong(&error),
     }
 }

@@ -45,6 +45,17 @@ impl Roots {
         }
     }
 
+    /// A model as a user names it: a path, resolved, or a name in a hub's cache as it is.
+    ///
+    /// # Errors
+    /// One line for the user: it is outside, or is not there.
+    pub fn model(&self, text: &str) -> Result<String, String> {
+        if text.is_empty() {
+            return Err("is empty".to_owned());
+        }
+        self.confine_text(MODELS[0], text)
+    }
+
     fn confine_value(&self, name: &str, value: &mut Value) -> Result<(), String> {
         match value {
             Value::Array(items) => {

@@ -73,6 +73,61 @@ pub fn eval(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Trains some steps and prints how fast that was; the last line is JSON.
+///
+/// # Errors
+/// When an input cannot be used or stdout cannot be written.
+pub fn bench(config: &Config, steps: Option<u64>) -> Result<(), Failure> {
+    let steps = steps.unwrap_or(8);
+    let found = engine::bench::run(config, &surroundings(config), steps, &mut Terminal::new())?;
+    let (rate, ceiling) = (found.flops_per_s() / 1e9, found.ceiling_flops_per_s / 1e9);
+    let peak = peak_memory_mib();
+    let mut out = io::stdout().lock();
+    let tokens: u64 = found.steps.iter().map(|s| s.tokens).sum();
+    let seconds: f64 = found.steps.iter().map(|s| s.seconds).sum();
+    let line = json!({
+        "tokens_per_s": found.tokens_per_s(),
+        "steps": found.steps.len(),
+        "tokens": tokens,
+        "seconds": seconds,
+        "model_gflops_per_s": rate,
+        "gemm_gflops_per_s": ceiling,
+        "share_of_gemm": rate / ceiling,
+        "peak_rss_mib": peak,
+        "start_s": found.start_s,
+        "threads": found.threads,
+        "losses": found.steps.iter().map(|s| s.loss).collect::<Vec<_>>(),
+    });
+    let text = format!(
+        "{} of {} parameters trained, {} threads\n\
+         start to the first batch  {:>9.2} s\n\
+         {} steps, {tokens} tokens  {seconds:>9.2} s\n\
+         speed                     {:>9.1} tokens/s\n\
+         model operations          {rate:>9.1} GFLOP/s\n\
+         own matrix product alone  {ceiling:>9.1} GFLOP/s at the model's shapes\n\
+         share of it               {:>9.1} %\n\
+         peak memory               {peak:>9.0} MiB\n{line}\n",
+        found.params.0,
+        found.params.1,
+        found.threads,
+        found.start_s,
+        found.steps.len(),
+        found.tokens_per_s(),
+        100.0 * rate / ceiling,
+    );
+    let written = out.write_all(text.as_bytes());
+    written.map_err(|source| Error::Io { op: "write", path: PathBuf::from("stdout"), source })?;
+    Ok(())
+}
+
+/// The most memory that this process has had, in MiB; 0 where the system does not say.
+fn peak_memory_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { code: error.exit_code(), message: error.to_string() }
@@ -175,7 +230,7 @@ fn started(config: &Config) -> i64 {
 }
 
 /// Where the hubs' own tools keep their files.
-fn hub_caches() -> HubEnv {
+pub(crate) fn hub_caches() -> HubEnv {
     let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let home = path("HOME").unwrap_or_default();
     let hf_home = || path("HF_HOME").unwrap_or_else(|| home.join(".cache/huggingface"));

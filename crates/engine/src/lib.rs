@@ -10,6 +10,7 @@
 //! - [`watch`]: what evaluations decide; [`memory`]: how many rows fit
 //! - [`report`], [`sample`], [`eval`], [`generate`], [`predict`],
 //!   [`task`]: what is told, measured and answered
+//! - [`bench`], [`flops`]: how fast a config trains here, of what is possible
 //! - [`data`]: from dataset files to token ids; [`batch`]: rows laid end to end
 //! - [`model`]: configs, weights, the decoder, adapters, files
 //! - [`ops`]: the decoder's operations, each with both directions
@@ -18,12 +19,14 @@
 //! - [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
 
 pub mod batch;
+pub mod bench;
 pub mod card;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod eval;
 pub mod finish;
+pub mod flops;
 pub mod generate;
 pub mod linalg;
 pub mod memory;

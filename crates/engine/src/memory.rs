@@ -6,7 +6,7 @@
 //! are computed at once changes: the rows of a step, and so the mean that its loss is, stay.
 
 use crate::model::config::ModelConfig;
-use crate::model::decoder::Decoder;
+use crate::model::decoder::{Decoder, Keep};
 use crate::step::Optimiser;
 
 /// Bytes of the head's logits and their gradient.
@@ -33,11 +33,15 @@ pub fn fixed(decoder: &Decoder, optimiser: &Optimiser) -> u64 {
 
 /// Bytes for each token of a micro-batch.
 #[must_use]
-pub fn per_token(config: &ModelConfig) -> u64 {
+pub fn per_token(config: &ModelConfig, keep: Keep) -> u64 {
     let (d, i) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_width(), config.kv_width());
     let raw = if config.qk_norm { q + kv } else { 0 } + if config.post_norms { 2 * d } else { 0 };
-    let kept = config.num_hidden_layers * (2 * d + 2 * q + 2 * kv + 2 * i + raw);
+    let layer = 2 * d + 2 * q + 2 * kv + 2 * i + raw;
+    let kept = match keep {
+        Keep::Intermediates => config.num_hidden_layers * layer,
+        Keep::Inputs => config.num_hidden_layers * d + layer,
+    };
     4 * (kept + 4 * d + 3 * i) as u64
 }
 

@@ -104,6 +104,32 @@ impl<'a> Run<'a> {
         };
         let from = resume.as_ref().map(|r| r.path.as_path());
         let prepared = prepare::load(config, around, from, io)?;
+        let mut run = Self::of(config, dir, prepared, threads)?;
+        run.fit_into(around.memory, io)?;
+        if let Some(resume) = &resume {
+            checkpoint::load(&mut run, &resume.path)?;
+            checkpoint::compare(&run, resume, io)?;
+        }
+        run.choose_block(io)?;
+        io.rewind(run.state.step)?;
+        Ok(run)
+    }
+
+    /// As [`Run::begin`], at step 0 whatever lies in the folder.
+    pub(crate) fn fresh(
+        config: &'a Config,
+        dir: RunDir,
+        around: &Surroundings,
+        threads: usize,
+        io: &mut dyn Observer,
+    ) -> Result<Self> {
+        let prepared = prepare::load(config, around, None, io)?;
+        let mut run = Self::of(config, dir, prepared, threads)?;
+        run.choose_block(io)?;
+        Ok(run)
+    }
+
+    fn of(config: &'a Config, dir: RunDir, prepared: Prepared, threads: usize) -> Result<Self> {
         let lengths: Vec<usize> = prepared.train.iter().map(|r| r.input_ids.len()).collect();
         let plan = match config.only_predicts() && lengths.is_empty() {
             true => Plan::new(config, &[1])?,
@@ -114,7 +140,8 @@ impl<'a> Run<'a> {
         let optimiser = method::optimiser(config, &prepared.decoder)?;
         let badam = Badam::new(config, &prepared.decoder.params)?;
         let state = State::default();
-        let mut run = Self {
+        let rows_at_once = config.per_device_train_batch_size;
+        Ok(Self {
             config,
             dir,
             prepared,
@@ -125,33 +152,22 @@ impl<'a> Run<'a> {
             state,
             rules,
             threads,
-            rows_at_once: config.per_device_train_batch_size,
-        };
-        run.fit_into(around.memory, &lengths, io)?;
-        if let Some(resume) = &resume {
-            checkpoint::load(&mut run, &resume.path)?;
-            checkpoint::compare(&run, resume, io)?;
-        }
-        run.choose_block(io)?;
-        io.rewind(run.state.step)?;
-        Ok(run)
+            rows_at_once,
+        })
     }
 
     /// `auto_find_batch_size`: computes fewer rows at once where the longest would not fit.
-    fn fit_into(
-        &mut self,
-        available: Option<u64>,
-        lengths: &[usize],
-        io: &mut dyn Observer,
-    ) -> Result<()> {
+    fn fit_into(&mut self, available: Option<u64>, io: &mut dyn Observer) -> Result<()> {
         let (Some(available), true) = (available, self.config.auto_find_batch_size) else {
             return Ok(());
         };
         let decoder = &self.prepared.decoder;
-        let (fixed, each) =
-            (memory::fixed(decoder, &self.optimiser), memory::per_token(&decoder.config));
+        let fixed = memory::fixed(decoder, &self.optimiser);
+        let each = memory::per_token(&decoder.config, self.keep());
+        let lengths: Vec<usize> =
+            self.prepared.train.iter().map(|row| row.input_ids.len()).collect();
         let batch = self.config.per_device_train_batch_size;
-        let rows = memory::rows_that_fit(batch, lengths, fixed, each, available);
+        let rows = memory::rows_that_fit(batch, &lengths, fixed, each, available);
         self.rows_at_once = rows;
         let longest = lengths.iter().max().copied().unwrap_or(0) as u64;
         if fixed + each * longest > available {
@@ -177,14 +193,7 @@ impl<'a> Run<'a> {
         let mut reporter = Reporter::begin(self, io)?;
         let mut order = EpochOrder::default();
         while self.state.step < self.plan.total_steps && !self.state.watch.stopped {
-            // one optimiser step
-            let before = self.state.step;
-            self.choose_block(io)?;
-            let rows = self.plan.micro_batches(before, &mut order);
-            let scheduled = self.config.learning_rate * self.schedule.factor(before);
-            let lr = self.state.watch.lr(scheduled);
-            let measured = self.step(&rows, lr)?;
-            self.refuse_or_go_on(&measured, io)?;
+            let (measured, lr) = self.next(&mut order, io)?;
 
             // say, evaluate, save: at this step or not at all
             reporter.stepped(self, &measured, lr, io)?;
@@ -220,6 +229,22 @@ impl<'a> Run<'a> {
         Ok(Outcome::Finished)
     }
 
+    /// One optimiser step, and its learning rate.
+    pub(crate) fn next(
+        &mut self,
+        order: &mut EpochOrder,
+        io: &mut dyn Observer,
+    ) -> Result<(Measured, f64)> {
+        self.choose_block(io)?;
+        let before = self.state.step;
+        let rows = self.plan.micro_batches(before, order);
+        let scheduled = self.config.learning_rate * self.schedule.factor(before);
+        let lr = self.state.watch.lr(scheduled);
+        let measured = self.step(&rows, lr)?;
+        self.refuse_or_go_on(&measured, io)?;
+        Ok((measured, lr))
+    }
+
     fn step(&mut self, rows: &[Vec<usize>], lr: f64) -> Result<Measured> {
         let train = &self.prepared.train;
         let parts = rows.iter().flat_map(|rows| rows.chunks(self.rows_at_once));
@@ -227,8 +252,16 @@ impl<'a> Run<'a> {
             parts.map(|rows| rows.iter().map(|r| &train[*r]).collect()).collect();
         let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
         let mode = |m| Mode::Train { seed, micro_step: first + m };
-        let decoder = &self.prepared.decoder;
-        step::run(decoder, &mut self.optimiser, &micro_batches, lr, Keep::Intermediates, mode)
+        let keep = self.keep();
+        step::run(&self.prepared.decoder, &mut self.optimiser, &micro_batches, lr, keep, mode)
+    }
+
+    /// What layers keep for the backward pass.
+    fn keep(&self) -> Keep {
+        match self.config.gradient_checkpointing {
+            true => Keep::Inputs,
+            false => Keep::Intermediates,
+        }
     }
 
     /// BAdam: goes to the step's block, whose moments begin anew. Does nothing within a block.

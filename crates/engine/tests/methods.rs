@@ -56,6 +56,7 @@ fn evaluated(arguments: &Value) -> f64 {
         hub: engine::model::hub::HubEnv { hf_cache: PathBuf::new(), ms_cache: PathBuf::new() },
         started_unix_s: 0,
         cores: 2,
+        memory: None,
     };
     let config = config(dir.path(), arguments.clone());
     let found = task::evaluate(&config, &around, &mut Watch::default()).unwrap();

@@ -57,10 +57,9 @@ macro_rules! model_rows {
                 liger_kernel_config: Option<Map<String, Value>> = "null";
                 use_v1_kernels: Option<bool> = "false";
             }
-            idle("activations are freed block by block, whatever this says") {
+            idle("activations are computed again only where `gradient_checkpointing` asks for it") {
                 disable_gradient_checkpointing: bool = "false";
                 use_reentrant_gc: bool = "true";
-                gradient_checkpointing: bool = "false";
                 gradient_checkpointing_kwargs: Option<Map<String, Value>> = "null";
             }
             idle("norms and the head are computed in f32 already") {
