@@ -1,4 +1,4 @@
-//! The command line: serve, train, data, eval, demo, and the hidden worker.
+//! The command line: serve, train, data, template, eval, demo, and the hidden worker.
 
 mod demo;
 mod run_args;
@@ -37,6 +37,8 @@ enum Command {
     Train(RunArgs),
     /// Print the encoded rows, one JSON object a line: input_ids, labels and their text.
     Data(RunArgs),
+    /// List the chat templates, or show one: its slots, flags, stop words and a sample.
+    Template(TemplateArgs),
     /// Print the loss on eval_dataset, the val_size split, or dataset; JSON on the last line.
     Eval(RunArgs),
     /// Train some steps (--steps N) and print tokens/s, GFLOP/s, share of the ceiling and memory.
@@ -79,6 +81,15 @@ struct RunArgs {
 }
 
 #[derive(Args)]
+struct TemplateArgs {
+    /// The template to show; left out, all are listed.
+    name: Option<String>,
+    /// Show it (the default where a name is given).
+    #[arg(long)]
+    show: bool,
+}
+
+#[derive(Args)]
 struct WorkerArgs {
     run_dir: PathBuf,
     #[arg(long, default_value_t = 0)]
@@ -104,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args),
         Command::Train(args) => train(&args),
         Command::Data(args) => data(&args),
+        Command::Template(args) => template(&args),
         Command::Eval(args) => eval(&args),
         Command::Bench(args) => bench(&args),
         Command::Worker(args) => work(&args),
@@ -230,6 +242,17 @@ fn data(args: &RunArgs) -> ExitCode {
     match run_args::read(&words, Purpose::Data) {
         Ok((config, notices, _)) => report(notices, engine::rows(&config, limit)),
         Err(error) => wrong(&error),
+    }
+}
+
+fn template(args: &TemplateArgs) -> ExitCode {
+    match &args.name {
+        Some(name) => report(Vec::new(), engine::show_template(name)),
+        None if args.show => {
+            warn_line!("--show wants the name of a template; `tallow template` lists them");
+            exit(RunExit::BadInput)
+        }
+        None => report(Vec::new(), engine::list_templates()),
     }
 }
 

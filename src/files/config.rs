@@ -13,6 +13,8 @@ use super::Roots;
 const MODELS: [&str; 2] = ["model_name_or_path", "adapter_name_or_path"];
 /// What is written, not read.
 const OUTPUT: &str = "output_dir";
+/// What is written where it is missing, and read where it is there.
+const KEPT: &str = "tokenized_path";
 /// Larger files are no dataset_info.json.
 const INFO_LIMIT: u64 = 16 << 20;
 
@@ -75,7 +77,8 @@ impl Roots {
         {
             return Ok(text.to_owned());
         }
-        let resolved = if name == OUTPUT { self.writable(text) } else { self.readable(text) };
+        let written = name == OUTPUT || (name == KEPT && !self.exists(text));
+        let resolved = if written { self.writable(text) } else { self.readable(text) };
         match resolved {
             Ok(path) => path.into_os_string().into_string().map_err(|_| "is not UTF-8".to_owned()),
             // the worker looks it up in the caches of the hubs

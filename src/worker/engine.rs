@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use engine::data::template;
+use engine::data::{DataError, RunDate};
 use engine::error::Error;
 use engine::model::hub::HubEnv;
 use engine::observer::Observer;
@@ -49,6 +51,37 @@ pub fn rows(config: &Config, limit: Option<usize>) -> Result<(), Failure> {
         // `tallow data ... | head` has seen enough.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
+    }
+}
+
+/// Prints every template's name and what sets it apart.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn list_templates() -> Result<(), Failure> {
+    let lines = template::show::list()
+        .into_iter()
+        .map(|(name, traits)| format!("{name:<28}{traits}").trim_end().to_owned() + "\n");
+    print(&lines.collect::<String>())
+}
+
+/// Prints one template: slots, flags, stop words, a sample conversation.
+///
+/// # Errors
+/// When there is none of this name.
+pub fn show_template(name: &str) -> Result<(), Failure> {
+    let date = RunDate::from_unix(start_given().unwrap_or_else(|| SystemClock.now_ms() / 1000));
+    let text = template::show::show(name, date).map_err(DataError::from).map_err(Error::from)?;
+    print(&text)
+}
+
+/// Writes to stdout; a reader that has seen enough is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Io { op: "write", path: PathBuf::from("stdout"), source: e })?
+        }
+        _ => Ok(()),
     }
 }
 
@@ -150,6 +183,10 @@ impl Observer for Desk {
     fn elapsed_s(&self) -> f64 {
         Desk::elapsed_s(self)
     }
+
+    fn cache(&self) -> Option<PathBuf> {
+        cache_folder()
+    }
 }
 
 /// A journal that cannot be written ends the run; a full disk keeps its exit code.
@@ -193,6 +230,10 @@ impl Observer for Terminal {
     fn elapsed_s(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
     }
+
+    fn cache(&self) -> Option<PathBuf> {
+        cache_folder()
+    }
 }
 
 /// What the engine must be told of the world.
@@ -218,15 +259,29 @@ fn free_memory() -> Option<u64> {
     Some(group.map_or(machine, |group| group.min(machine)))
 }
 
+/// Where encoded rows are kept: what the server says, else the user's cache folder.
+fn cache_folder() -> Option<PathBuf> {
+    let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let users = || {
+        let cache = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")))?;
+        Some(cache.join("tallow"))
+    };
+    Some(path("TALLOW_CACHE_DIR").or_else(users)?.join("tokens"))
+}
+
 /// The run's start: SOURCE_DATE_EPOCH, else what run.json froze, else now.
 fn started(config: &Config) -> i64 {
-    let given = env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok());
     let frozen = || {
         let dir = config.output_dir.as_ref()?;
         let file = RunFile::read(&RunDir::new(dir)).ok()?;
         i64::try_from(file.created_at_ms / 1000).ok()
     };
-    given.or_else(frozen).unwrap_or_else(|| SystemClock.now_ms() / 1000)
+    start_given().or_else(frozen).unwrap_or_else(|| SystemClock.now_ms() / 1000)
+}
+
+/// SOURCE_DATE_EPOCH.
+pub(super) fn start_given() -> Option<i64> {
+    env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok())
 }
 
 /// Where the hubs' own tools keep their files.

@@ -12,7 +12,7 @@ use crate::flops::{self, Cost, Product, Shape};
 use crate::observer::Observer;
 use crate::ops::matmul::{self, Into};
 use crate::plan::EpochOrder;
-use crate::prepare::Surroundings;
+use crate::prepare::{Prepared, Surroundings};
 use crate::tensor::from_vec;
 use crate::train::Run;
 
@@ -102,7 +102,7 @@ fn measure(
     let mut order = EpochOrder::default();
     let (mut measured, mut shapes) = (Vec::new(), BTreeMap::new());
     while run.state.step < WARMUP + steps {
-        let costs = costs(&run, &mut order);
+        let costs = costs(&mut run, &mut order, io)?;
         let at = io.elapsed_s();
         let (step, _) = run.next(&mut order, io)?;
         let seconds = io.elapsed_s() - at;
@@ -122,10 +122,12 @@ fn measure(
 }
 
 /// The costs of the next step's micro-batches.
-fn costs(run: &Run<'_>, order: &mut EpochOrder) -> Vec<Cost> {
+fn costs(run: &mut Run<'_>, order: &mut EpochOrder, io: &mut dyn Observer) -> Result<Vec<Cost>> {
     let rows = run.plan.micro_batches(run.state.step, order);
-    let batch = |rows: &Vec<usize>| Batch::new(rows.iter().map(|r| &run.prepared.train[*r]));
-    rows.iter().map(|rows| flops::of(&run.prepared.decoder, &batch(rows))).collect()
+    run.fetch(&rows, io)?;
+    let Prepared { decoder, train, .. } = &run.prepared;
+    let cost = |rows: &Vec<usize>| Ok(flops::of(decoder, &Batch::new(train.pick(rows)?)));
+    rows.iter().map(cost).collect()
 }
 
 /// Operations a second of these products, each as often as it was counted. Token counts are

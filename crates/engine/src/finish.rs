@@ -17,6 +17,7 @@ use crate::model::weights::Dtype;
 use crate::model::{adapter_file, lora, save};
 use crate::observer::Observer;
 use crate::report::{evaluate_sets, rounded};
+use crate::rows::Rows;
 use crate::sample;
 use crate::train::Run;
 use crate::{predict, prepare};
@@ -39,8 +40,11 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
     sample::tell(run, io)?;
     write_model(run, run.dir.path())?;
     if run.config.include_effective_tokens_per_second {
-        let tokens: usize = run.prepared.train.iter().map(|row| row.input_ids.len()).sum();
-        let speed = tokens as f64 * epoch / io.elapsed_s().max(1e-9);
+        let tokens = match &run.prepared.train {
+            Rows::Held(_) => run.prepared.train.lengths(0).iter().sum::<usize>() as f64 * epoch,
+            Rows::Streamed(_) => run.state.total_tokens as f64,
+        };
+        let speed = tokens / io.elapsed_s().max(1e-9);
         all.insert("effective_tokens_per_sec".into(), json!(speed));
     }
     pretty(&run.dir.train_results(), &all, 4)?;

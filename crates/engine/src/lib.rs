@@ -4,8 +4,9 @@
 //! ([`prepare::Surroundings`]) and listens ([`observer::Observer`]).
 //!
 //! - [`train`]: the loop, top to bottom; [`step`]: one optimiser step
-//! - [`plan`]: which rows come when; [`method`]: what the arguments say about the optimiser
-//! - [`prepare`]: everything before the first step; [`finish`], [`card`]: what a run leaves behind
+//! - [`plan`]: which rows come when; [`rows`]: where they come from; [`method`]: what the arguments say about the optimiser
+//! - [`prepare`]: everything before the first step; [`vocabulary`]: new tokens and their rows
+//! - [`finish`], [`card`]: what a run leaves behind
 //! - [`state`], [`checkpoint`]: what survives a kill
 //! - [`watch`]: what evaluations decide; [`memory`]: how many rows fit
 //! - [`report`], [`sample`], [`eval`], [`generate`], [`predict`],
@@ -40,6 +41,7 @@ pub mod predict;
 pub mod prepare;
 pub mod report;
 pub mod rng;
+pub mod rows;
 pub mod sample;
 pub mod simd;
 pub mod state;
@@ -47,4 +49,5 @@ pub mod step;
 pub mod task;
 pub mod tensor;
 pub mod train;
+pub mod vocabulary;
 pub mod watch;

@@ -69,6 +69,8 @@ impl Plan {
             _ => by_epochs,
         };
         let order = match config.sampling() {
+            // A stream is shuffled where it is read.
+            _ if config.streaming => Order::Sequential,
             SamplingStrategy::Sequential => Order::Sequential,
             SamplingStrategy::Random => Order::Shuffled { seed: config.order_seed() },
             SamplingStrategy::GroupByLength => {

@@ -130,7 +130,7 @@ impl<'a> Run<'a> {
     }
 
     fn of(config: &'a Config, dir: RunDir, prepared: Prepared, threads: usize) -> Result<Self> {
-        let lengths: Vec<usize> = prepared.train.iter().map(|r| r.input_ids.len()).collect();
+        let lengths = prepared.train.lengths(config.cutoff_len);
         let plan = match config.only_predicts() && lengths.is_empty() {
             true => Plan::new(config, &[1])?,
             false => Plan::new(config, &lengths)?,
@@ -164,8 +164,7 @@ impl<'a> Run<'a> {
         let decoder = &self.prepared.decoder;
         let fixed = memory::fixed(decoder, &self.optimiser);
         let each = memory::per_token(&decoder.config, self.keep());
-        let lengths: Vec<usize> =
-            self.prepared.train.iter().map(|row| row.input_ids.len()).collect();
+        let lengths = self.prepared.train.lengths(self.config.cutoff_len);
         let batch = self.config.per_device_train_batch_size;
         let rows = memory::rows_that_fit(batch, &lengths, fixed, each, available);
         self.rows_at_once = rows;
@@ -240,16 +239,24 @@ impl<'a> Run<'a> {
         let rows = self.plan.micro_batches(before, order);
         let scheduled = self.config.learning_rate * self.schedule.factor(before);
         let lr = self.state.watch.lr(scheduled);
+        self.fetch(&rows, io)?;
         let measured = self.step(&rows, lr)?;
         self.refuse_or_go_on(&measured, io)?;
         Ok((measured, lr))
+    }
+
+    /// Has the rows of a step in memory, and tells what was wrong with any.
+    pub(crate) fn fetch(&mut self, rows: &[Vec<usize>], io: &mut dyn Observer) -> Result<()> {
+        let Prepared { train, tokenizer, template, .. } = &mut self.prepared;
+        let lines = train.fetch(rows, tokenizer.as_ref().zip(template.as_ref()))?;
+        lines.into_iter().try_for_each(|line| io.warn(line))
     }
 
     fn step(&mut self, rows: &[Vec<usize>], lr: f64) -> Result<Measured> {
         let train = &self.prepared.train;
         let parts = rows.iter().flat_map(|rows| rows.chunks(self.rows_at_once));
         let micro_batches: Vec<Vec<_>> =
-            parts.map(|rows| rows.iter().map(|r| &train[*r]).collect()).collect();
+            parts.map(|rows| train.pick(rows)).collect::<Result<_>>()?;
         let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
         let mode = |m| Mode::Train { seed, micro_step: first + m };
         let keep = self.keep();

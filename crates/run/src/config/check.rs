@@ -3,7 +3,8 @@
 use super::Config;
 use super::error::{ConfigError, FieldError};
 use crate::fields::{
-    BadamMode, FinetuningType, IntervalStrategy, SaveStrategy, SchedulerType, Stage,
+    BadamMode, FinetuningType, IntervalStrategy, SamplingStrategy, SaveStrategy, SchedulerType,
+    Stage,
 };
 
 /// Less than this is no validation split.
@@ -115,6 +116,11 @@ impl Config {
             self.streaming && self.max_samples.is_some(),
             "max_samples",
             "`max_samples` is incompatible with `streaming`.",
+        );
+        r.refuse(
+            self.streaming && self.sampling() == SamplingStrategy::GroupByLength,
+            "group_by_length",
+            "`group_by_length` must see all rows, and `streaming` shows one after the other.",
         );
         r.refuse(
             self.streaming && self.max_steps <= 0,
