@@ -24,6 +24,7 @@ use crate::model::gguf::Gguf;
 use crate::model::gguf_tokenizer;
 use crate::model::hub::{HubEnv, ModelLocation, resolve_model};
 use crate::model::lora::LoraConfig;
+use crate::model::pissa::Initial;
 use crate::model::store::Params;
 use crate::observer::Observer;
 use crate::rows::Rows;
@@ -64,6 +65,8 @@ pub struct Prepared {
     pub eval: Vec<(String, Vec<Sequence>)>,
     /// The adapter's settings, where the method has one.
     pub lora: Option<LoraConfig>,
+    /// What PiSSA took out of the weights, where the adapter began so.
+    pub pissa: Option<Initial>,
     /// Where the model was read from.
     pub location: ModelLocation,
     /// How the embedding grew.
@@ -102,7 +105,7 @@ pub fn load(
     let vocab_size = resize.as_ref().map_or(model_config.vocab_size, |r| r.rows);
     check_ids(&texts.dataset, vocab_size)?;
     io.phase(Phase::Model)?;
-    let (mut decoder, lora) =
+    let model::Loaded { mut decoder, lora, pissa } =
         model::load(config, &location, model_config, resize.clone(), resume, io)?;
     decoder.set_objective(method::objective(config));
     let sequences = |rows: Vec<Row>| rows.into_iter().map(sequence).collect::<Vec<_>>();
@@ -118,6 +121,7 @@ pub fn load(
         train,
         eval: eval.into_iter().map(|(name, rows)| (name, sequences(rows))).collect(),
         lora,
+        pissa,
         location,
         resize,
     })
@@ -136,10 +140,11 @@ pub fn reload(
     prepared.decoder.params = Params::default();
     let (location, resize) = (&prepared.location, prepared.resize.clone());
     let shape = read_config(location)?;
-    let (decoder, lora) = model::load(config, location, shape, resize, Some(checkpoint), io)?;
-    prepared.decoder = decoder;
+    let loaded = model::load(config, location, shape, resize, Some(checkpoint), io)?;
+    prepared.decoder = loaded.decoder;
     prepared.decoder.set_objective(method::objective(config));
-    prepared.lora = lora;
+    prepared.lora = loaded.lora;
+    prepared.pissa = loaded.pissa;
     Ok(())
 }
 
