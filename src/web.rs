@@ -14,3 +14,4 @@ pub mod router;
 pub mod sse;
 pub mod state;
 pub mod system;
+pub mod team;

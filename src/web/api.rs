@@ -4,6 +4,7 @@ pub mod compare;
 pub mod queue;
 pub mod runs;
 pub mod system;
+pub mod team;
 
 use axum::Json;
 use axum::extract::State;
