@@ -10,7 +10,7 @@ use tower_http::compression::CompressionLayer;
 
 use super::error::{self, Error};
 use super::state::AppState;
-use super::{api, assets, auth, guard, openapi, pages, sse};
+use super::{api, assets, auth, base, guard, openapi, pages, sse};
 use crate::db::team::Role;
 
 /// What kind of thing answers.
@@ -182,8 +182,9 @@ pub fn router(state: AppState) -> Router {
         let handler = (route.handler)().route_layer(allowed).route_layer(own_origin);
         router = router.route(route.path, handler);
     }
+    let base_path = state.config.base_path.clone();
     // the layer added last sees a request first
-    router
+    let router = router
         .fallback(no_page)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -191,9 +192,11 @@ pub fn router(state: AppState) -> Router {
         .layer(from_fn_with_state(state.clone(), guard::known_host))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(error::for_people))
+        .layer(from_fn_with_state(state.clone(), base::put))
         .layer(CompressionLayer::new()) // leaves event streams alone
         .layer(from_fn(guard::headers))
-        .with_state(state)
+        .with_state(state);
+    base::under(&base_path, router)
 }
 
 async fn no_page(OriginalUri(uri): OriginalUri) -> Error {
