@@ -89,6 +89,15 @@ impl Usage {
     }
 }
 
+/// Whether a file can be made in that folder.
+#[must_use]
+pub fn is_writable(folder: &Path) -> bool {
+    let path = folder.join(format!(".writable-{}", std::process::id()));
+    let made = fs::write(&path, b"").is_ok();
+    let _ = fs::remove_file(path);
+    made
+}
+
 /// The sum of user and system time. The name before it, in brackets, may hold anything.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
@@ -138,5 +147,6 @@ mod tests {
         let usage = Usage::of(i64::from(std::process::id())).unwrap();
         assert!(usage.peak >= usage.resident && usage.resident > 0);
         assert_eq!(Usage::of(-1), None);
+        assert!(is_writable(&std::env::temp_dir()) && !is_writable(Path::new("/no/such")));
     }
 }

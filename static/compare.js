@@ -59,4 +59,6 @@ async function zoom(from, to) {
 
 await document.fonts.ready;
 whole = curves = await load();
+// a curve that no run has takes no room
+for (const box of boxes) box.closest('figure').hidden = curves[box.dataset.key].every((curve) => curve.steps.length === 0);
 redraw();

@@ -138,9 +138,12 @@ fn outcome(
     steps: Vec<Option<i64>>,
     low_wins: bool,
 ) -> Outcome {
-    let known = values.iter().enumerate().filter_map(|(place, value)| Some((place, (*value)?)));
-    let best = known.min_by(|a, b| a.1.total_cmp(&b.1)).map(|lowest| lowest.0);
-    Outcome { key, values, steps, best: best.filter(|_| low_wins) }
+    let known = || values.iter().enumerate().filter_map(|(place, value)| Some((place, (*value)?)));
+    let lowest = known().min_by(|a, b| a.1.total_cmp(&b.1));
+    // where all are the same, none is best
+    let beats = |low: f64| known().any(|(_, value)| value > low);
+    let best = lowest.filter(|(_, low)| low_wins && beats(*low)).map(|(place, _)| place);
+    Outcome { key, values, steps, best }
 }
 
 /// The curves of one name for drawing.
@@ -153,7 +156,6 @@ pub async fn lines(state: &AppState, runs: &[RunRow], key: &str) -> Result<Vec<o
         let query = metrics::Query { keys: vec![key.to_owned()], ..metrics::Query::default() };
         let curves = metrics::series(&state.db, run.num, &query).await?;
         let points = curves.get(key).map(|series| {
-            #[expect(clippy::cast_precision_loss, reason = "steps are far below 2^52")]
             let points = series.step.iter().zip(&series.value);
             points.filter_map(|(step, value)| Some((*step as f64, (*value)?))).collect()
         });
@@ -247,6 +249,7 @@ mod tests {
         assert_eq!(best(&[Some(2.0), None, Some(1.0)], true), Some(2));
         assert_eq!(best(&[Some(2.0), Some(1.0)], false), None);
         assert_eq!(best(&[None], true), None);
+        assert_eq!(best(&[Some(1.0), Some(1.0)], true), None);
         assert_eq!(ids(["a,b", "", " b ,c"].into_iter()), ["a", "b", "c"]);
     }
 }

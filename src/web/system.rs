@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::error::{Error, Result};
 use super::state::AppState;
 use crate::db;
-use crate::machine::{Disk, Machine};
+use crate::machine::{self, Disk, Machine};
 
 /// Less room than this on the data folder's disk is worth a warning.
 const LOW_DISK: u64 = 2 << 30;
@@ -80,7 +80,7 @@ impl System {
         let seen = tokio::task::spawn_blocking(move || {
             let size = |name: &str| folder.join(name).metadata().map_or(0, |file| file.len());
             let database = size("tallow.db") + size("tallow.db-wal");
-            let writable = tempfile_in(&folder);
+            let writable = machine::is_writable(&folder);
             (Machine::look(), Disk::of(&folder).unwrap_or_default(), database, writable)
         });
         let (machine, disk, database_bytes, writable) = seen.await.map_err(Error::internal)?;
@@ -119,12 +119,4 @@ impl System {
             ],
         })
     }
-}
-
-/// Whether a file can be made there.
-fn tempfile_in(folder: &std::path::Path) -> bool {
-    let path = folder.join(format!(".writable-{}", std::process::id()));
-    let made = std::fs::write(&path, b"").is_ok();
-    let _ = std::fs::remove_file(path);
-    made
 }

@@ -91,7 +91,8 @@ pub async fn show(
     };
     let same = comparison.settings.iter().filter(|setting| !setting.differs).count();
     let table = |key: &'static str, lines| {
-        let title = shell.t(&format!("compare.{key}")).to_owned();
+        let title = if key == "settings" && everything { "all" } else { key };
+        let title = shell.t(&format!("compare.{title}")).to_owned();
         Table { key, title, lines }
     };
     let tables = vec![
