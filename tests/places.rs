@@ -263,12 +263,16 @@ fn a_part_of_an_address() {
     let server = data.serve(&["--base-path", "/tuner/"]);
     let id = server.create("bad"); // a proxy may take the base off: then it is as if there were none
     server.until_status(&id, "failed");
-    for path in ["/", "/runs", "/runs/new", "/queue", "/system", "/settings", &format!("/runs/{id}")] {
+    for path in
+        ["/", "/runs", "/runs/new", "/queue", "/system", "/settings", &format!("/runs/{id}")]
+    {
         let reply = page(&server, &format!("/tuner{path}"), &[]);
         assert!([200, 303].contains(&reply.status), "{path}: {}", reply.status);
-        for rest in reply.body.split("=\"/").skip(1) {
-            let address: String = rest.chars().take(30).collect();
-            assert!(address.starts_with("tuner"), "{path}: /{address}");
+        for attribute in ["href", "src", "action", "hx-get", "hx-post", "data-live"] {
+            for rest in reply.body.split(&format!(" {attribute}=\"/")).skip(1) {
+                let address: String = rest.chars().take(30).collect();
+                assert!(address.starts_with("tuner/"), "{path}: {attribute} /{address}");
+            }
         }
     }
     assert_eq!(page(&server, "/tuner", &[]).header("location"), Some("/tuner/runs"));

@@ -17,8 +17,7 @@ struct Team<'s> {
 
 impl Team<'_> {
     fn call(&self, who: (&str, &str), method: &str, path: &str, body: &Value) -> Reply {
-        let headers =
-            [("Host", self.host.as_str()), ("Content-Type", "application/json"), who];
+        let headers = [("Host", self.host.as_str()), ("Content-Type", "application/json"), who];
         let text = if body.is_null() { String::new() } else { body.to_string() };
         self.server.raw(method, path, &headers, &text)
     }
@@ -66,8 +65,13 @@ fn roles_decide_over_every_route() {
         let who = ("Cookie", cookie.as_str());
         let me = team.call(who, "GET", "/api/v1/me", &Value::Null).json();
         assert_eq!(me, json!({"name": name, "role": role.as_str()}));
-        for route in ROUTES.iter().filter(|route| route.path != "/logout" && route.kind != Kind::Login) {
-            let path = route.path.replace("{id}", "01ARZ3NDEKTSV4RRFFQ69G5FAV").replace("{*file}", "app.css");
+        for route in
+            ROUTES.iter().filter(|route| route.path != "/logout" && route.kind != Kind::Login)
+        {
+            let path = route
+                .path
+                .replace("{id}", "01ARZ3NDEKTSV4RRFFQ69G5FAV")
+                .replace("{*file}", "app.css");
             let headers = [
                 ("Host", team.host.as_str()),
                 ("Sec-Fetch-Site", "same-origin"),
@@ -131,7 +135,8 @@ fn sessions_and_tokens_come_and_go() {
     assert_eq!(team.call(("Cookie", &second), "GET", "/api/v1/me", &Value::Null).status, 401);
     // so does another password, and losing a role or the account counts at once
     assert_eq!(team.call(eve, "GET", "/api/v1/me", &Value::Null).status, 200);
-    let change = |body: Value| team.call(admin, "POST", &format!("/api/v1/users/{id}"), &body).status;
+    let change =
+        |body: Value| team.call(admin, "POST", &format!("/api/v1/users/{id}"), &body).status;
     assert_eq!(change(json!({"role": "viewer"})), 204);
     assert_eq!(team.call(eve, "GET", "/api/v1/me", &Value::Null).json()["role"], "viewer");
     assert_eq!(team.call(eve, "POST", "/api/v1/queue", &json!({"paused": true})).status, 403);
@@ -152,7 +157,8 @@ fn guesses_run_out_and_secrets_stay_secret() {
     let admin = ("Authorization", admin.as_str());
     let new = json!({"name": "kim", "role": "viewer", "password": PASSWORD});
     assert_eq!(team.call(admin, "POST", "/api/v1/users", &new).status, 201);
-    let tries: Vec<u16> = (0..12).map(|n| team.login("kim", &format!("guess-{n}")).unwrap_err()).collect();
+    let tries: Vec<u16> =
+        (0..12).map(|n| team.login("kim", &format!("guess-{n}")).unwrap_err()).collect();
     assert_eq!((&tries[..10], &tries[10..]), (&[401; 10][..], &[429; 2][..]));
     assert_eq!(team.login("kim", PASSWORD), Err(429), "not even the right one");
     drop(server);
@@ -179,12 +185,19 @@ fn what_is_done_is_noted() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|act| (act["who"].as_str().unwrap(), act["act"].as_str().unwrap(), act["run"].as_str()))
+        .map(|act| {
+            (act["who"].as_str().unwrap(), act["act"].as_str().unwrap(), act["run"].as_str())
+        })
         .collect();
     let run = Some(id.as_str());
     assert_eq!(
         acts,
-        [("local", "queue", None), ("local", "stop", run), ("local", "edit", run), ("local", "start", run)]
+        [
+            ("local", "queue", None),
+            ("local", "stop", run),
+            ("local", "edit", run),
+            ("local", "start", run)
+        ]
     );
     let host = format!("localhost:{}", server.port);
     let html = server.raw("GET", "/settings/audit", &[("Host", &host)], "").body;

@@ -182,11 +182,8 @@ pub async fn close_session(db: &Db, hash: &str) -> Result<()> {
 /// Where the database fails.
 pub async fn of_session(db: &Db, hash: &str, now_ms: i64) -> Result<Option<User>> {
     let sql = "select used_ms from session where hash = ? and used_ms >= ?";
-    let used: Option<i64> = sqlx::query_scalar(sql)
-        .bind(hash)
-        .bind(now_ms - IDLE_MS)
-        .fetch_optional(db.read())
-        .await?;
+    let used: Option<i64> =
+        sqlx::query_scalar(sql).bind(hash).bind(now_ms - IDLE_MS).fetch_optional(db.read()).await?;
     let Some(used) = used else {
         return Ok(None);
     };
@@ -289,7 +286,14 @@ pub struct Act {
 ///
 /// # Errors
 /// Where the database fails.
-pub async fn note(db: &Db, at_ms: i64, who: &str, act: &str, path: &str, run: Option<&str>) -> Result<()> {
+pub async fn note(
+    db: &Db,
+    at_ms: i64,
+    who: &str,
+    act: &str,
+    path: &str,
+    run: Option<&str>,
+) -> Result<()> {
     let mut tx = db.write().await?;
     let sql = "insert into audit (at_ms, who, act, path, run) values (?, ?, ?, ?, ?)";
     let query = sqlx::query(sql).bind(at_ms).bind(who).bind(act).bind(path).bind(run);
@@ -306,7 +310,8 @@ pub async fn note(db: &Db, at_ms: i64, who: &str, act: &str, path: &str, run: Op
 /// # Errors
 /// Where the database fails.
 pub async fn acts(db: &Db, before: Option<i64>, limit: u32) -> Result<Vec<Act>> {
-    let sql = "select id, at_ms, who, act, path, run from audit where id < ? order by id desc limit ?";
+    let sql =
+        "select id, at_ms, who, act, path, run from audit where id < ? order by id desc limit ?";
     let before = before.unwrap_or(i64::MAX);
     Ok(sqlx::query_as(sql).bind(before).bind(limit).fetch_all(db.read()).await?)
 }

@@ -146,8 +146,7 @@ pub async fn token(State(state): State<AppState>, mut request: Request, next: Ne
         Err(error) => return Error::from(error).into_response(),
     }
     if path.starts_with("/api/") || request.method() != axum::http::Method::GET {
-        let detail =
-            "This server wants a token: send `Authorization: Bearer TOKEN` (one of your own, or DATA/token's).";
+        let detail = "This server wants a token: send `Authorization: Bearer TOKEN` (one of your own, or DATA/token's).";
         let mut response = Error::new(StatusCode::UNAUTHORIZED, detail).into_response();
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return response;
@@ -156,7 +155,12 @@ pub async fn token(State(state): State<AppState>, mut request: Request, next: Ne
 }
 
 /// Lets a request to that route through where whoever asks may, and notes the change that it made.
-pub async fn allowed(route: &'static Route, state: AppState, request: Request, next: Next) -> Response {
+pub async fn allowed(
+    route: &'static Route,
+    state: AppState,
+    request: Request,
+    next: Next,
+) -> Response {
     let Some(who) = request.extensions().get::<Who>().cloned() else {
         return next.run(request).await; // /healthz and /login, where nobody is asked
     };

@@ -126,10 +126,15 @@ mod tests {
         let page = "<html data-base=\"\"><a href=\"/runs\"> <a href=\"#x\"> <use href=\"/a.svg#b\"> =\"/no";
         let expected = "<html data-base=\"/t\"><a href=\"/t/runs\"> <a href=\"#x\"> <use href=\"/t/a.svg#b\"> =\"/no";
         assert_eq!(put_in_page("/t", page), expected);
-        for (path, expected) in [("/runs", "/t/runs"), ("/t/runs", "/t/runs"), ("http://a/", "http://a/")] {
+        for (path, expected) in
+            [("/runs", "/t/runs"), ("/t/runs", "/t/runs"), ("http://a/", "http://a/")]
+        {
             let mut headers = HeaderMap::new();
             headers.insert(header::LOCATION, HeaderValue::from_static(path));
-            headers.append(header::SET_COOKIE, HeaderValue::from_static("a=b; HttpOnly; Path=/; Secure"));
+            headers.append(
+                header::SET_COOKIE,
+                HeaderValue::from_static("a=b; HttpOnly; Path=/; Secure"),
+            );
             put_in_headers("/t", &mut headers);
             assert_eq!(headers[header::LOCATION], expected);
             assert_eq!(headers[header::SET_COOKIE], "a=b; HttpOnly; Path=/t/; Secure");
