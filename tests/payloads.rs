@@ -102,7 +102,11 @@ fn no_path_leads_out_of_a_route() {
         for payload in traversals() {
             // what HTTP itself does not take is not sent
             let sent: String = payload.chars().filter(|c| c.is_ascii_graphic()).collect();
-            let path = route.path.replace("{id}", &sent).replace("{*file}", &sent);
+            let path = route
+                .path
+                .replace("{id}", &sent)
+                .replace("{name}", &sent)
+                .replace("{*file}", &sent);
             let method = if route.verb == Verb::Get { "GET" } else { "POST" };
             let headers = [
                 ("Host", host.as_str()),

@@ -71,6 +71,7 @@ fn roles_decide_over_every_route() {
             let path = route
                 .path
                 .replace("{id}", "01ARZ3NDEKTSV4RRFFQ69G5FAV")
+                .replace("{name}", "01ARZ3NDEKTSV4RRFFQ69G5FAV")
                 .replace("{*file}", "app.css");
             let headers = [
                 ("Host", team.host.as_str()),

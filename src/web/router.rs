@@ -92,6 +92,7 @@ impl Route {
             }
             path if path.starts_with("/settings") || path.starts_with("/users") => "team",
             path if path.starts_with("/tokens") => "team",
+            path if path.starts_with("/datasets") || path.starts_with("/uploads") => "data",
             _ => "other",
         })
     }
@@ -141,6 +142,25 @@ pub const ROUTES: &[Route] = &[
     route(Post, "/api/v1/tokens/{id}/delete", Api, || post(api::team::remove_token))
         .by(Role::Viewer),
     route(Get, "/api/v1/audit", Api, || get(api::team::audit)).by(Role::Admin),
+    route(Get, "/datasets", Page, || get(pages::datasets::list)),
+    route(Post, "/datasets", Page, || {
+        post(pages::datasets::add).layer(DefaultBodyLimit::disable())
+    }),
+    route(Get, "/datasets/{name}", Page, || get(pages::dataset::show)),
+    route(Post, "/datasets/{name}", Page, || post(pages::dataset::edit)),
+    route(Get, "/models", Page, || get(pages::models::list)),
+    route(Get, "/api/v1/models", Api, || get(api::models::list)),
+    route(Get, "/api/v1/models/names", Api, || get(api::models::names)),
+    route(Get, "/api/v1/datasets", Api, || get(api::datasets::list)),
+    route(Post, "/api/v1/datasets", Api, || post(api::datasets::register)),
+    route(Post, "/api/v1/uploads", Api, || post(api::datasets::send)),
+    route(Get, "/api/v1/datasets/{name}", Api, || get(api::datasets::show)),
+    route(Post, "/api/v1/datasets/{name}", Api, || post(api::datasets::edit)),
+    route(Post, "/api/v1/datasets/{name}/remove", Api, || post(api::datasets::remove)),
+    route(Get, "/api/v1/datasets/{name}/rows", Api, || get(api::rows::page)),
+    route(Get, "/api/v1/datasets/{name}/report", Api, || get(api::rows::report)),
+    route(Get, "/api/v1/datasets/{name}/lengths", Api, || get(api::rows::lengths)),
+    route(Get, "/api/v1/datasets/{name}/tokens", Api, || get(api::rows::tokens)),
     route(Get, "/api/v1/runs", Api, || get(api::runs::list)),
     route(Post, "/api/v1/runs", Api, || post(api::runs::create)),
     route(Get, "/api/v1/runs/{id}", Api, || get(api::runs::show)),

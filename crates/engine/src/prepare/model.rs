@@ -16,22 +16,35 @@ use crate::model::hub::ModelLocation;
 use crate::model::lora::{self, LoraConfig, Targets};
 use crate::model::weights::{Dtype, Weights, read_folder};
 use crate::observer::Observer;
+use crate::vocabulary::Resize;
 
 /// Reads the model, puts adapters on it and marks what is trained. With a checkpoint to resume
 /// from, the trained weights are read from it.
 pub(super) fn load(
     config: &Config,
     location: &ModelLocation,
-    model_config: ModelConfig,
+    mut model_config: ModelConfig,
+    resize: Option<Resize>,
     resume: Option<&Path>,
     io: &mut dyn Observer,
 ) -> Result<(Decoder, Option<LoraConfig>)> {
     let whole_model = config.finetuning_type != FinetuningType::Lora;
-    let weights = match resume.filter(|_| whole_model) {
+    let old_rows = model_config.vocab_size;
+    if let Some(resize) = resize.as_ref().filter(|_| whole_model && resume.is_some()) {
+        // The checkpoint's embedding has grown already.
+        model_config.vocab_size = resize.rows;
+    }
+    let mut weights = match resume.filter(|_| whole_model) {
         Some(checkpoint) => read_folder(checkpoint, &model_config, Dtype::F32)?.weights,
         None if config.train_from_scratch => Weights::default(),
         None => read(location, &model_config, io)?,
     };
+    if let Some(resize) = &resize {
+        if model_config.vocab_size != resize.rows {
+            resize.apply(&mut model_config, &mut weights, config.seed);
+        }
+        io.say(format!("Resized token embeddings from {old_rows} to {}.", resize.rows))?;
+    }
     let mut decoder = match weights.is_empty() {
         true => Decoder::from_scratch(model_config, config.seed, &Device::Cpu)?,
         false => Decoder::new(model_config, weights, &Device::Cpu)?,
@@ -48,7 +61,8 @@ pub(super) fn load(
             None
         }
         FinetuningType::Lora => {
-            let lora = adapters(config, &mut decoder, resume, io)?;
+            let whole = whole_modules(config, resize.is_some(), io)?;
+            let lora = adapters(config, whole, &mut decoder, resume, io)?;
             lora::set_trained(&mut decoder, &lora)?;
             if let Some(ratio) = config.loraplus_lr_ratio {
                 io.say(format!("Using LoRA+ optimizer with loraplus lr ratio {ratio:.2}."))?;
@@ -92,11 +106,24 @@ fn freeze(config: &Config, decoder: &mut Decoder, io: &mut dyn Observer) -> Resu
     io.say(format!("Set trainable layers: {}", parts.join(",")))
 }
 
+/// Modules that are trained whole beside the adapter: as asked, else the embedding and the head where
+/// new rows were put in, which an adapter alone would leave as they began.
+fn whole_modules(config: &Config, resized: bool, io: &mut dyn Observer) -> Result<Vec<String>> {
+    let asked = &config.additional_target;
+    if !resized || !asked.is_empty() {
+        return Ok(asked.clone());
+    }
+    let names = ["embed_tokens", "lm_head"].map(str::to_owned).to_vec();
+    io.warn(format!("Vocab has been resized, add {} to trainable params.", names.join(",")))?;
+    Ok(names)
+}
+
 /// Adapters: all but the last of `adapter_name_or_path` are merged, the last is trained on; with
 /// `create_new_adapter` all are merged. Where none is left a fresh adapter is made. A checkpoint's
 /// adapter takes the place of the one that is trained.
 fn adapters(
     config: &Config,
+    whole: Vec<String>,
     decoder: &mut Decoder,
     resume: Option<&Path>,
     io: &mut dyn Observer,
@@ -120,7 +147,7 @@ fn adapters(
             paths.push(path);
             lora
         }
-        None => fresh(config, decoder, io)?,
+        None => fresh(config, whole, decoder, io)?,
     };
     if !paths.is_empty() {
         let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
@@ -130,7 +157,12 @@ fn adapters(
 }
 
 /// An adapter as the arguments describe it.
-fn fresh(config: &Config, decoder: &mut Decoder, io: &mut dyn Observer) -> Result<LoraConfig> {
+fn fresh(
+    config: &Config,
+    whole: Vec<String>,
+    decoder: &mut Decoder,
+    io: &mut dyn Observer,
+) -> Result<LoraConfig> {
     let mut lora = LoraConfig {
         rank: config.lora_rank,
         alpha: config.alpha() as f64,
@@ -138,7 +170,7 @@ fn fresh(config: &Config, decoder: &mut Decoder, io: &mut dyn Observer) -> Resul
         rslora: config.use_rslora,
         dora: config.use_dora,
         targets: Targets::of_argument(&config.lora_target),
-        whole: config.additional_target.clone(),
+        whole,
     };
     io.say(format!("Fine-tuning method: {}", if lora.dora { "DoRA" } else { "LoRA" }))?;
     let names = lora::attach(decoder, &lora, config.seed)?;
