@@ -27,6 +27,11 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
     io.phase(Phase::Finalizing)?;
     sample::tell(run, io)?;
     write_model(run, run.dir.path())?;
+    if let (true, Some(initial), Some(lora)) =
+        (run.config.pissa_convert, &run.prepared.pissa, &run.prepared.lora)
+    {
+        initial.convert(run.dir.path(), &run.prepared.decoder, lora, base(run))?;
+    }
     let mut all = train_results(run, io.elapsed_s());
     let summary: Vec<(&str, f64)> =
         all.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_f64()?))).collect();
@@ -56,6 +61,22 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
     replace(&run.dir.path().join("README.md"), card(run).as_bytes())
 }
 
+/// Writes what PiSSA took out of the weights, before anything moves: with it the adapter can be
+/// read.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_start(run: &Run<'_>) -> Result<()> {
+    match (&run.prepared.pissa, &run.prepared.lora) {
+        (Some(initial), Some(lora)) => initial.write(run.dir.path(), lora, base(run)),
+        _ => Ok(()),
+    }
+}
+
+fn base<'a>(run: &Run<'a>) -> &'a str {
+    run.config.model_name_or_path.as_deref().unwrap_or_default()
+}
+
 /// Writes model or adapter, and tokenizer, into a folder.
 ///
 /// # Errors
@@ -83,11 +104,10 @@ pub fn write_model(run: &Run<'_>, dir: &Path) -> Result<()> {
             save::save_model(dir, &prepared.decoder.config, &tensors, &options)?;
         }
         Some(lora) => {
-            let base = run.config.model_name_or_path.as_deref().unwrap_or_default();
             let adapters = lora::adapters(&prepared.decoder, lora)?;
             let tensors: Vec<_> =
                 adapters.iter().map(|(name, id)| (name.as_str(), params.value(*id))).collect();
-            adapter_file::save_adapter(dir, lora, base, &tensors, Dtype::F32)?;
+            adapter_file::save_adapter(dir, lora, base(run), &tensors, Dtype::F32)?;
         }
     }
     if let Some(tokenizer) = &prepared.tokenizer {

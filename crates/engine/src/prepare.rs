@@ -24,6 +24,7 @@ use crate::model::gguf::Gguf;
 use crate::model::gguf_tokenizer;
 use crate::model::hub::{HubEnv, ModelLocation, resolve_model};
 use crate::model::lora::LoraConfig;
+use crate::model::pissa::Initial;
 use crate::observer::Observer;
 use crate::rows::Rows;
 use crate::vocabulary::{self, Resize};
@@ -61,6 +62,8 @@ pub struct Prepared {
     pub eval: Vec<(String, Vec<Sequence>)>,
     /// The adapter's settings, where the method has one.
     pub lora: Option<LoraConfig>,
+    /// What PiSSA took out of the weights, where the adapter began so.
+    pub pissa: Option<Initial>,
     /// Where the model was read from.
     pub location: ModelLocation,
 }
@@ -97,7 +100,8 @@ pub fn load(
     let vocab_size = resize.as_ref().map_or(model_config.vocab_size, |r| r.rows);
     check_ids(&texts.dataset, vocab_size)?;
     io.phase(Phase::Model)?;
-    let (mut decoder, lora) = model::load(config, &location, model_config, resize, resume, io)?;
+    let model::Loaded { mut decoder, lora, pissa } =
+        model::load(config, &location, model_config, resize, resume, io)?;
     decoder.set_objective(method::objective(config));
     let sequences = |rows: Vec<Row>| rows.into_iter().map(sequence).collect::<Vec<_>>();
     let load::Dataset { train, eval, .. } = texts.dataset;
@@ -112,6 +116,7 @@ pub fn load(
         train,
         eval: eval.into_iter().map(|(name, rows)| (name, sequences(rows))).collect(),
         lora,
+        pissa,
         location,
     })
 }

@@ -98,6 +98,7 @@ impl<'a> Run<'a> {
             checkpoint::compare(&run, resume, io)?;
         }
         run.choose_block(io)?;
+        finish::write_start(&run)?;
         io.rewind(run.state.step)?;
         Ok(run)
     }
