@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod queue;
 pub mod runs;
 pub mod speed;
+pub mod team;
 
 use std::path::Path;
 use std::time::Duration;

@@ -106,6 +106,8 @@ async fn every_page_is_fit_for_everybody() {
     let kit = "model=models/sample&template=qwen";
     let lengths = format!("/datasets/sky?tab=lengths&{kit}&cutoff_len=300");
     let tokens = format!("/datasets/sky?tab=tokens&{kit}&row=2");
+    let compare =
+        format!("/compare?runs={},{}", &FINISHED["/runs/".len()..], &FAILED["/runs/".len()..]);
     let pages = [
         (&empty, "/", "welcome"),
         (&empty, "/runs", "runs-empty"),
@@ -123,6 +125,13 @@ async fn every_page_is_fit_for_everybody() {
         (&server, &tokens, "dataset-tokens"),
         (&server, "/datasets/sky?tab=columns", "dataset-columns"),
         (&server, "/models", "models"),
+        (&server, "/queue", "queue"),
+        (&empty, "/queue", "queue-empty"),
+        (&server, &compare, "compare"),
+        (&server, "/compare", "compare-choose"),
+        (&server, "/system", "system"),
+        (&server, "/settings", "settings"),
+        (&server, "/settings/audit", "audit"),
         (&server, "/no/such/page", "not-found"),
     ];
     for theme in Theme::BOTH {
@@ -159,6 +168,9 @@ async fn settle(browser: &Browser, path: &str) {
     browser.until("document.readyState === 'complete'", SOON).await;
     browser.script("return document.fonts.ready.then(() => true)").await;
     if path.starts_with("/runs/0") && !path.contains('?') {
+        browser.until("document.querySelector('#plot-loss .u-over')", SOON).await;
+    }
+    if path.contains("/compare?") {
         browser.until("document.querySelector('#plot-loss .u-over')", SOON).await;
     }
     if path == "/runs/new" {
