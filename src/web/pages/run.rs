@@ -6,7 +6,7 @@ mod outcome;
 use askama::Template;
 use axum::Form;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use run::config::Config;
 use run::fields::Field;
@@ -55,6 +55,7 @@ struct Settings {
     rows: Vec<Setting>,
     yaml: String,
     cli: String,
+    curl: String,
 }
 
 /// What changes with the status: pill, buttons, the card that says how it ended.
@@ -88,7 +89,7 @@ pub async fn show(
     let page = Page {
         tab: if config { "config" } else { "overview" },
         live: if config { None } else { Some(Live::load(&state, &row, shell.lang).await?) },
-        config: config.then(|| Settings::new(&row)),
+        config: config.then(|| Settings::new(&row, &headers)),
         run,
         shell,
     };
@@ -201,7 +202,7 @@ async fn head(state: &AppState, headers: &HeaderMap, row: RunRow) -> Result<Resp
 }
 
 impl Settings {
-    fn new(row: &RunRow) -> Self {
+    fn new(row: &RunRow, headers: &HeaderMap) -> Self {
         let default = |name: &str| {
             Field::find(name).map(|field| plain(&field.default_value())).unwrap_or_default()
         };
@@ -211,8 +212,22 @@ impl Settings {
             name,
         };
         let (yaml, cli) = written(row);
-        Self { rows: row.config_map().into_iter().map(setting).collect(), yaml, cli }
+        let curl = curl(row, headers);
+        Self { rows: row.config_map().into_iter().map(setting).collect(), yaml, cli, curl }
     }
+}
+
+/// The same start through the API, for a shell. Where it wrote is left out: a copy gets a folder of its own.
+fn curl(row: &RunRow, headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    let mut config = row.config_map();
+    config.shift_remove("output_dir");
+    // within single quotes a shell reads nothing but the closing one
+    let body = Value::Object(config).to_string().replace('\'', "'\\''");
+    format!(
+        "curl http://{}/api/v1/runs -H 'Content-Type: application/json' -d '{body}'",
+        host.unwrap_or("localhost")
+    )
 }
 
 /// The configuration as YAML and as a command.
