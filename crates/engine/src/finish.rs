@@ -10,6 +10,7 @@ use run::fields::{FinetuningType, IntervalStrategy};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::model::gguf::Gguf;
 use crate::model::hub::ModelLocation;
 use crate::model::save::SaveOptions;
 use crate::model::weights::Dtype;
@@ -83,17 +84,27 @@ pub fn write_model(run: &Run<'_>, dir: &Path) -> Result<()> {
             save::save_model(dir, &prepared.decoder.config, &tensors, &options)?;
         }
         Some(lora) => {
-            let base = run.config.model_name_or_path.as_deref().unwrap_or_default();
+            let base = base_model(run);
             let adapters = lora::adapters(&prepared.decoder);
             let tensors: Vec<_> =
                 adapters.iter().map(|(name, id)| (name.as_str(), params.value(*id))).collect();
-            adapter_file::save_adapter(dir, lora, base, &tensors, Dtype::F32)?;
+            adapter_file::save_adapter(dir, lora, &base, &tensors, Dtype::F32)?;
         }
     }
     if let Some(tokenizer) = &prepared.tokenizer {
         tokenizer.save(dir)?;
     }
     Ok(())
+}
+
+/// The model that an adapter belongs to: what the run was told, or the repository that a GGUF file says
+/// it was made from, which PEFT can load where it cannot load the file.
+fn base_model(run: &Run<'_>) -> String {
+    let repo = match &run.prepared.location {
+        ModelLocation::Gguf(file) => Gguf::open(file).ok().and_then(|gguf| gguf.source_repo()),
+        ModelLocation::Folder(_) => None,
+    };
+    repo.unwrap_or_else(|| run.config.model_name_or_path.clone().unwrap_or_default())
 }
 
 /// trainer_state.json as transformers writes it: two spaces, sorted keys.

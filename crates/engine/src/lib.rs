@@ -11,6 +11,7 @@
 //! - [`data`]: from dataset files to token ids; [`batch`]: rows laid end to end
 //! - [`model`]: configs, weights, the decoder, adapters, files
 //! - [`ops`]: the decoder's operations, each with both directions
+//! - [`quant`]: frozen weights that stay quantised
 //! - [`optim`]: optimisers, schedules, clipping
 //! - [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
 
@@ -28,6 +29,7 @@ pub mod ops;
 pub mod optim;
 pub mod plan;
 pub mod prepare;
+pub mod quant;
 pub mod report;
 pub mod rng;
 pub mod sample;

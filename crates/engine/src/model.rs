@@ -10,6 +10,7 @@ pub mod hub;
 pub mod linear;
 pub mod lora;
 pub mod params;
+pub mod quantise;
 pub mod rope_freq;
 pub mod save;
 pub mod store;

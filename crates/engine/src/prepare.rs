@@ -22,8 +22,9 @@ use crate::model::gguf::Gguf;
 use crate::model::gguf_tokenizer;
 use crate::model::hub::{HubEnv, ModelLocation, resolve_model};
 use crate::model::lora::{self, LoraConfig};
+use crate::model::quantise::Plan;
 use crate::model::store::Role;
-use crate::model::weights::{Dtype, read_folder};
+use crate::model::weights::{Dtype, read_folder, read_folder_quantised};
 use crate::observer::Observer;
 
 /// What the engine must be told of the world: it reads no environment and no clock.
@@ -205,6 +206,10 @@ fn load_model(
     resume: Option<&Path>,
     io: &mut dyn Observer,
 ) -> Result<(Decoder, Option<LoraConfig>)> {
+    if let Some(plan) = Plan::of(config)? {
+        let decoder = load_quantised(location, model_config, &plan, io)?;
+        return attach(config, decoder, resume, io);
+    }
     let full = config.finetuning_type == FinetuningType::Full;
     let weights = match (location, resume) {
         (_, Some(checkpoint)) if full => {
@@ -226,10 +231,37 @@ fn load_model(
             Gguf::open(file)?.read(&model_config, Dtype::F32)?.weights
         }
     };
-    let mut decoder = match weights.is_empty() {
+    let decoder = match weights.is_empty() {
         true => Decoder::from_scratch(model_config, config.seed, &Device::Cpu)?,
         false => Decoder::new(model_config, weights, &Device::Cpu)?,
     };
+    attach(config, decoder, resume, io)
+}
+
+/// A base that stays quantised.
+fn load_quantised(
+    location: &ModelLocation,
+    model_config: ModelConfig,
+    plan: &Plan,
+    io: &mut dyn Observer,
+) -> Result<Decoder> {
+    let loaded = match location {
+        ModelLocation::Folder(dir) => read_folder_quantised(dir, &model_config, plan)?,
+        ModelLocation::Gguf(file) => Gguf::open(file)?.read_quantised(&model_config, plan)?,
+    };
+    for line in loaded.summary() {
+        io.say(line)?;
+    }
+    Decoder::with_packed(model_config, loaded.weights, loaded.packed, &Device::Cpu)
+}
+
+/// What the method trains.
+fn attach(
+    config: &Config,
+    mut decoder: Decoder,
+    resume: Option<&Path>,
+    io: &mut dyn Observer,
+) -> Result<(Decoder, Option<LoraConfig>)> {
     match config.finetuning_type {
         FinetuningType::Full => {
             decoder.params.set_trainable(|_| true);

@@ -18,7 +18,7 @@ use crate::tensor::{from_vec, update, view};
 /// A linear layer's parameters.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// [out, in].
+    /// [out, in]; where it is packed, it is frozen.
     pub weight: ParamId,
     /// [out].
     pub bias: Option<ParamId>,
@@ -67,7 +67,7 @@ impl Linear {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, params: &Params, x_td: &Tensor, mode: Mode) -> Result<(Tensor, Saved)> {
-        let mut y = matmul::forward(x_td, params.value(self.weight))?;
+        let mut y = params.matrix(self.weight).forward(x_td)?;
         if let Some(bias) = self.bias {
             y = add_row(y, params.value(bias))?;
         }
@@ -97,8 +97,7 @@ impl Linear {
         want_dx: bool,
         mode: Mode,
     ) -> Result<Option<Tensor>> {
-        let weight = params.value(self.weight);
-        if let Some((dw, into)) = grads.slot(self.weight, weight)? {
+        if let Some((dw, into)) = grads.slot(self.weight, params.value(self.weight))? {
             matmul::weight_grad(dw, into, 1.0, dy_to, x_td)?;
         }
         if let Some(bias) = self.bias
@@ -108,7 +107,7 @@ impl Linear {
         }
         let mut dx = dx_td;
         if want_dx {
-            dx = Some(matmul::input_grad(dx, 1.0, dy_to, weight)?);
+            dx = Some(params.matrix(self.weight).input_grad(dx, 1.0, dy_to)?);
         }
         if let (Some(lora), Some(u)) = (&self.lora, &saved.u_tr) {
             dx = lora.backward(params, grads, x_td, u, dy_to, dx, want_dx, mode)?;

@@ -86,8 +86,15 @@ pub fn attach_loaded(
 /// Folds every adapter into its layer's weight (w += scale * b a) and removes it.
 ///
 /// # Errors
-/// When a product fails.
+/// When the model is quantised; when a product fails.
 pub fn merge(decoder: &mut Decoder) -> Result<()> {
+    if decoder.params.quantised() {
+        return Err(Error::input(
+            "quantization_bit",
+            "Cannot merge adapters to a quantized model. Merge into the model in full precision: \
+             leave quantization_bit out",
+        ));
+    }
     for block in &mut decoder.blocks {
         for (_, linear) in block.linears_mut() {
             let Some(lora) = linear.lora.take() else {
@@ -146,7 +153,7 @@ fn place(
             if !used.iter().any(|u| u == name) {
                 used.push(name.to_owned());
             }
-            let (out, inner) = decoder.params.value(linear.weight).dims2()?;
+            let (out, inner) = decoder.params.matrix(linear.weight).dims()?;
             let part =
                 if name.ends_with("_proj") && is_attention(name) { "self_attn" } else { "mlp" };
             let at = format!("base_model.model.model.layers.{l}.{part}.{name}");

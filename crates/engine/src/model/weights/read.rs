@@ -55,6 +55,11 @@ pub(super) fn tensor(file: &File, entry: &Entry, dtype: Dtype) -> Result<Data, F
     }
 }
 
+/// A tensor's bytes.
+pub(super) fn raw(file: &File, entry: &Entry) -> io::Result<Vec<u8>> {
+    plain(file, entry)
+}
+
 /// A tensor whose elements are in the file as they will be in memory.
 fn plain<T>(file: &File, entry: &Entry) -> io::Result<Vec<T>>
 where
