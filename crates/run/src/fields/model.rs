@@ -26,8 +26,8 @@ macro_rules! model_rows {
                 "How the embedding rows of new tokens begin.";
             done model_revision: String = "main", Advanced,
                 "Branch, tag or commit of a hub model; its snapshot must lie in the cache.";
-            later rope_scaling: Option<RopeScaling> = "null", Advanced,
-                "Stretches the context beyond what the model was trained on.";
+            done rope_scaling: Option<RopeScaling> = "null", Advanced,
+                "Stretches the context where `cutoff_len` is beyond what the model was trained on, by the cutoff over that length, rounded up.";
             done train_from_scratch: bool = "false", Advanced,
                 "Begin with random weights: only config.json and the tokenizer of the model are read.";
             done quantization_method: String = "bnb", Advanced,
