@@ -5,7 +5,10 @@
 
 pub mod events;
 pub mod ingest;
+pub mod kv;
+pub mod list;
 pub mod metrics;
+pub mod queue;
 pub mod runs;
 
 use std::path::Path;

@@ -1,7 +1,8 @@
 //! Queue and supervisor: everything that changes a run goes through [`Jobs`].
 //!
 //! - [`state`]: what may happen to a run, a pure function.
-//! - `create`: from arguments to a queued run. `demo`: the sample run.
+//! - `create`: from arguments to a queued run. `demo`: the sample run. `edit`: name, notes and tags.
+//! - [`queue`]: what waits, why, and in which order.
 //! - `supervisor`: the queue's loop, and one task for each run that has a worker: it reads what the worker writes,
 //!   notices its death within a second, restarts it, adopts it after a restart of the server.
 //! - [`spawn`]: processes. [`ingest`]: files. [`bells`]: who waits for news.
@@ -9,7 +10,9 @@
 pub mod bells;
 mod create;
 mod demo;
+mod edit;
 pub mod ingest;
+pub mod queue;
 pub mod spawn;
 pub mod state;
 mod supervisor;
@@ -73,6 +76,15 @@ impl StopMode {
     }
 }
 
+/// What a run is asked for while it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// A checkpoint.
+    Save,
+    /// An answer to its sample prompt.
+    Sample,
+}
+
 /// Why a run could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
@@ -96,6 +108,9 @@ pub enum ActionError {
     /// Not in this state; the text says why.
     #[error("{0}")]
     Refused(String),
+    /// A value is wrong: which, and why.
+    #[error("{0} {1}")]
+    Invalid(&'static str, String),
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -209,6 +224,31 @@ impl Jobs {
         Ok(row)
     }
 
+    /// Asks a running run for a checkpoint or an answer; it goes on then.
+    ///
+    /// # Errors
+    /// Where there is no such run, it does not run, or has no prompt to answer.
+    pub async fn ask(&self, id: &str, ask: Ask) -> Result<RunRow, ActionError> {
+        let _one_at_a_time = self.0.gate.lock().await;
+        let row = runs::get(&self.0.db, id).await?;
+        let row = row.ok_or_else(|| ActionError::NoRun(id.to_owned()))?;
+        // a wish to stop must not be replaced before it was heard
+        if row.status != Status::Running {
+            return Err(ActionError::Refused("The run is not running.".to_owned()));
+        }
+        let wanted = match ask {
+            Ask::Save => Wish::SaveNow,
+            Ask::Sample if row.config_map().contains_key("sample_prompt") => Wish::SampleNow,
+            Ask::Sample => {
+                return Err(ActionError::Refused(
+                    "The run has no sample_prompt that it could answer.".to_owned(),
+                ));
+            }
+        };
+        write_wish(&RunDir::new(&row.output_dir), wanted).await?;
+        Ok(row)
+    }
+
     /// Changes whenever the run has new events.
     #[must_use]
     pub fn doorbell(&self, id: &str) -> watch::Receiver<u64> {
@@ -257,6 +297,10 @@ async fn wish(dir: &RunDir, mode: StopMode) -> std::io::Result<()> {
         StopMode::Save => Wish::StopAndSave,
         StopMode::Now => Wish::StopNow,
     };
+    write_wish(dir, wish).await
+}
+
+async fn write_wish(dir: &RunDir, wish: Wish) -> std::io::Result<()> {
     let dir = dir.clone();
     let written = tokio::task::spawn_blocking(move || control::write(&dir, wish)).await;
     written.map_err(std::io::Error::other)?.map(|_| ())

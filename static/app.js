@@ -87,7 +87,7 @@ async function followList(body) {
   let shown = null;
   while (body.isConnected) {
     await new Promise((resolve) => setTimeout(resolve, POLL));
-    if (document.hidden) continue;
+    if (document.hidden || body.dataset.busy) continue;
     try {
       const answer = await fetch(body.dataset.live, { headers: { 'HX-Request': 'true' } });
       if (!answer.ok) continue;
@@ -142,15 +142,16 @@ addEventListener('pageshow', () => {
   for (const form of document.forms) delete form.dataset.sent;
 });
 
-// keys: n new run, g r runs, / search; not while typing ---------------------------------------------------------------
+// keys: n new run, g and a letter a place, / search; not while typing ---------------------------------------------------------------
 
 let before = '';
+const PLACES = { r: '/runs', q: '/queue' };
 document.addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, select, textarea, [contenteditable]')) return;
   const search = document.querySelector('input[type=search]:not([hidden])');
   if (event.key === '/' && search) { event.preventDefault(); search.focus(); }
   else if (event.key === 'n') location.href = '/runs/new';
-  else if (before === 'g' && event.key === 'r') location.href = '/runs';
+  else if (before === 'g' && PLACES[event.key]) location.href = PLACES[event.key];
   before = event.key;
 });
 

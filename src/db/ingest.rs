@@ -13,6 +13,9 @@ use super::metrics::BLOCK;
 use super::runs::{RunRow, fetch};
 use super::{Db, Result};
 
+/// Values of the small curve.
+const SPARK: i64 = 60;
+
 /// What was read of a run directory since the last time.
 #[derive(Debug, Default)]
 pub struct Taken {
@@ -45,6 +48,7 @@ pub async fn apply(db: &Db, id: &str, now_ms: i64, taken: &Taken) -> Result<RunR
         }
     }
     pen.refresh_blocks().await?;
+    pen.refresh_spark().await?;
     if !taken.lines.is_empty() {
         let lines: Vec<_> = taken.lines.iter().map(|text| json!({ "text": text })).collect();
         pen.tell(now_ms, "log", &Value::Array(lines)).await?;
@@ -193,16 +197,44 @@ impl Pen<'_> {
         ] {
             sqlx::query(sql).bind(self.row.num).execute(&mut **self.tx).await?;
         }
-        (self.row.worker_seq, self.row.step) = (0, 0);
+        (self.row.worker_seq, self.row.step, self.row.spark_step) = (0, 0, 0);
+        Ok(())
+    }
+
+    /// Draws the small curve of the list anew whenever a sixtieth of the run is done, and at its end.
+    async fn refresh_spark(&mut self) -> Result<()> {
+        let row = &self.row;
+        let every = (row.total_steps.unwrap_or(0) / SPARK).max(1);
+        let moved = row.step - row.spark_step >= every || row.step < row.spark_step;
+        if !moved && (row.exit_code.is_none() || row.step == row.spark_step) {
+            return Ok(());
+        }
+        let sql = if row.step <= SPARK * BLOCK {
+            "select avg(value) from metric where run = ?1 \
+             and key = (select id from metric_key where name = 'loss') \
+             group by step * 60 / (?2 + 1) order by min(step)"
+        } else {
+            "select sum(total) / nullif(sum(n), 0) from metric_block where run = ?1 \
+             and key = (select id from metric_key where name = 'loss') \
+             group by block * 60 / (?2 / 256 + 1) order by min(block)"
+        };
+        let query = sqlx::query_scalar(sql).bind(row.num).bind(row.step);
+        let values: Vec<Option<f64>> = query.fetch_all(&mut **self.tx).await?;
+        let word = |value: &Option<f64>| match value.filter(|value| value.is_finite()) {
+            Some(value) => format!("{value:.4}"),
+            None => "x".to_owned(),
+        };
+        self.row.spark = values.iter().map(word).collect::<Vec<_>>().join(" ");
+        self.row.spark_step = self.row.step;
         Ok(())
     }
 
     async fn refresh_blocks(&mut self) -> Result<()> {
         for (key, block) in std::mem::take(&mut self.touched) {
             sqlx::query(
-                "insert or replace into metric_block (run, key, block, n, total, low, high, last_step) \
+                "insert or replace into metric_block (run, key, block, n, total, low, high, last_step, bad) \
                  select run, key, ?3, count(value), coalesce(sum(value), 0), coalesce(min(value), 0), \
-                 coalesce(max(value), 0), max(step) from metric where run = ?1 and key = ?2 \
+                 coalesce(max(value), 0), max(step), count(*) - count(value) from metric where run = ?1 and key = ?2 \
                  and step between ?3 * 256 and ?3 * 256 + 255 group by run, key",
             )
             .bind(self.row.num)
@@ -219,7 +251,8 @@ async fn store(tx: &mut Transaction<'static, Sqlite>, row: &RunRow) -> Result<()
     sqlx::query(
         "update run set phase = ?2, phase_done = ?3, phase_total = ?4, step = ?5, total_steps = ?6, epoch = ?7, \
          elapsed_s = ?8, tokens_per_s = ?9, last_loss = ?10, last_eval_loss = ?11, checkpoint_step = ?12, \
-         worker_seq = ?13, events_offset = ?14, log_offset = ?15, exit_code = ?16, exit_message = ?17, seq = ?18 where num = ?1",
+         worker_seq = ?13, events_offset = ?14, log_offset = ?15, exit_code = ?16, exit_message = ?17, seq = ?18, \
+         spark = ?19, spark_step = ?20 where num = ?1",
     )
     .bind(row.num)
     .bind(&row.phase)
@@ -239,6 +272,8 @@ async fn store(tx: &mut Transaction<'static, Sqlite>, row: &RunRow) -> Result<()
     .bind(row.exit_code)
     .bind(&row.exit_message)
     .bind(row.seq)
+    .bind(&row.spark)
+    .bind(row.spark_step)
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -163,6 +163,18 @@ pub struct RunRow {
     pub events_offset: i64,
     /// Bytes of worker.log taken.
     pub log_offset: i64,
+    /// The model as it was given.
+    pub model: String,
+    /// Names of the data sets, with commas.
+    pub dataset: String,
+    /// `finetuning_type`.
+    pub method: String,
+    /// What a person wrote about it.
+    pub notes: String,
+    /// The loss in at most 60 values with spaces between them; `x` is not finite.
+    pub spark: String,
+    /// The step that `spark` was drawn at.
+    pub spark_step: i64,
 }
 
 impl RunRow {
@@ -202,26 +214,14 @@ pub struct NewRun {
     pub created_ms: i64,
 }
 
-/// What the list is narrowed to.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Only this status.
-    pub status: Option<Status>,
-    /// Only names (or ids) that contain this.
-    pub text: Option<String>,
-    /// Only runs older than this id: the last id of the page before.
-    pub before: Option<String>,
-    /// At most so many.
-    pub limit: u32,
-}
-
 const COLUMNS: &str = "select num, id, name, status, config, output_dir, created_ms, started_ms, \
     ended_ms, queue_pos, worker_pid, exit_code, exit_message, restarts, best_step, stop_mode, reason, phase, \
     phase_done, phase_total, step, total_steps, epoch, elapsed_s, tokens_per_s, last_loss, \
-    last_eval_loss, checkpoint_step, seq, worker_seq, events_offset, log_offset from run ";
+    last_eval_loss, checkpoint_step, seq, worker_seq, events_offset, log_offset, \
+    model, dataset, method, notes, spark, spark_step from run ";
 
-fn select(tail: &str) -> sqlx::AssertSqlSafe<String> {
-    // both halves are literals of this file
+pub(super) fn select(tail: &'static str) -> sqlx::AssertSqlSafe<String> {
+    // both halves are literals of this folder
     sqlx::AssertSqlSafe(format!("{COLUMNS}{tail}"))
 }
 
@@ -242,30 +242,6 @@ pub async fn by_start_id(db: &Db, start_id: &str) -> Result<Option<RunRow>> {
         .bind(start_id)
         .fetch_optional(db.read())
         .await?)
-}
-
-/// Newest first, keyset paged.
-///
-/// # Errors
-/// Where the database fails.
-pub async fn list(db: &Db, filter: &Filter) -> Result<Vec<RunRow>> {
-    let text = filter.text.as_deref().map(str::trim).filter(|text| !text.is_empty());
-    let rows = sqlx::query_as(select(
-        "where (?1 is null or status = ?1) and (?2 is null or instr(lower(name), lower(?2)) > 0 \
-         or instr(lower(id), lower(?2)) > 0) and (?3 is null or num < (select num from run where id = ?3)) \
-         order by num desc limit ?4",
-    ))
-    .bind(filter.status.map(Status::as_str))
-    .bind(text)
-    .bind(filter.before.as_deref())
-    .bind(if filter.limit == 0 {
-        50
-    } else {
-        filter.limit.min(1000)
-    })
-    .fetch_all(db.read())
-    .await?;
-    Ok(rows)
 }
 
 /// Every run of these states, next in the queue first.
@@ -328,9 +304,13 @@ pub async fn insert(db: &Db, run: &NewRun) -> Result<(RunRow, bool)> {
             return Ok((old, false));
         }
     }
+    let of = |name: &str, default: &str| argument(&run.config, name, default);
+    let (model, dataset) = (of("model_name_or_path", ""), of("dataset", ""));
+    let search = [run.name.as_str(), &run.id, &model, &dataset].join("\n").to_lowercase();
     sqlx::query(
-        "insert into run (id, start_id, name, status, config, output_dir, created_ms, queue_pos) \
-         values (?1, ?2, ?3, 'queued', ?4, ?5, ?6, (select coalesce(max(queue_pos), 0) + 1 from run))",
+        "insert into run (id, start_id, name, status, config, output_dir, created_ms, model, dataset, method, search, \
+         queue_pos) values (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
+         (select coalesce(max(queue_pos), 0) + 1 from run))",
     )
     .bind(&run.id)
     .bind(&run.start_id)
@@ -338,11 +318,27 @@ pub async fn insert(db: &Db, run: &NewRun) -> Result<(RunRow, bool)> {
     .bind(&run.config)
     .bind(&run.output_dir)
     .bind(run.created_ms)
+    .bind(model)
+    .bind(dataset)
+    .bind(of("finetuning_type", "lora"))
+    .bind(search)
     .execute(&mut *tx)
     .await?;
     let row = fetch(&mut tx, &run.id).await?;
     tx.commit().await?;
     Ok((row, true))
+}
+
+/// An argument of a configuration as text; lists with commas.
+fn argument(config: &str, name: &str, default: &str) -> String {
+    let config: Value = serde_json::from_str(config).unwrap_or_default();
+    match config.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(items)) => {
+            items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+        }
+        _ => default.to_owned(),
+    }
 }
 
 /// What the supervisor changes of a run, in one statement. `None` leaves a column as it is.

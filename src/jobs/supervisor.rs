@@ -77,9 +77,12 @@ async fn adopt(jobs: &Jobs, taken: &Arc<AtomicUsize>) -> crate::db::Result<()> {
 
 /// Starts queued runs while there are free slots.
 async fn fill(jobs: &Jobs, taken: &Arc<AtomicUsize>) -> crate::db::Result<()> {
-    while taken.load(Ordering::SeqCst) < jobs.0.config.workers.max(1) {
-        let queued = runs::in_status(&jobs.0.db, &[Status::Queued]).await?;
-        let Some(row) = queued.into_iter().next() else {
+    loop {
+        let queue = jobs.queue().await?;
+        if queue.paused || taken.load(Ordering::SeqCst) >= queue.slots {
+            break;
+        }
+        let Some(row) = queue.waiting.into_iter().next() else {
             break;
         };
         let slot = Slot::take(jobs, taken);

@@ -1,5 +1,6 @@
 //! The JSON API under /api/v1: the functions of the pages, for programs.
 
+pub mod queue;
 pub mod runs;
 
 use axum::Json;

@@ -142,6 +142,9 @@ impl From<ActionError> for Error {
         match error {
             ActionError::NoRun(id) => Self::not_found("run", &id),
             ActionError::Refused(why) => Self::new(StatusCode::CONFLICT, why),
+            ActionError::Invalid(field, message) => {
+                Self::invalid(vec![FieldProblem { field: field.to_owned(), message }])
+            }
             ActionError::Db(error) => error.into(),
             ActionError::Io(error) => Self::internal(error),
         }
@@ -181,12 +184,13 @@ impl IntoResponse for Error {
 pub async fn for_people(request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let api = path.starts_with("/api/") || path == "/healthz" || path.ends_with("/events");
-    let htmx = request.headers().contains_key("hx-request");
+    let headers = request.headers().clone();
+    let htmx = headers.contains_key("hx-request");
     let mut response = next.run(request).await;
     match response.extensions_mut().remove::<Problem>() {
         Some(problem) if !api => {
             let (parts, _) = response.into_parts();
-            let mut page = pages::error_page(&problem, htmx).into_response();
+            let mut page = pages::error_page(&problem, htmx, &headers).into_response();
             *page.status_mut() = parts.status;
             page
         }

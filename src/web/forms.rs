@@ -242,7 +242,7 @@ impl Typed {
         FieldView {
             name: field.name,
             label: label(field.name, lang),
-            help: field.help,
+            help: lang.help(field),
             kind: match field.kind {
                 Kind::Bool if !field.optional => "check",
                 Kind::Choice if few => "radio",
@@ -417,6 +417,7 @@ mod tests {
                 key,
                 "static/locales/en.json has no name for the argument"
             );
+            assert_ne!(Lang::Zh.text(&key), key, "static/locales/zh.json");
         }
         for (name, expected) in
             [("learning_rate", "Learning rate"), ("ddp_timeout", "Ddp timeout"), ("", "")]

@@ -20,6 +20,11 @@ use super::api;
         api::runs::log,
         api::runs::stop,
         api::runs::resume,
+        api::runs::edit,
+        api::runs::wish,
+        api::queue::show,
+        api::queue::set,
+        api::queue::shift,
     )
 )]
 struct Document;

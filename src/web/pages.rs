@@ -9,8 +9,10 @@ pub mod home;
 pub mod login;
 pub mod new;
 pub mod problem;
+pub mod queue;
 pub mod run;
 pub mod runs;
+pub mod settings;
 pub mod shell;
 pub mod text;
 pub mod view;
@@ -44,7 +46,9 @@ impl<S: Sync> FromRequestParts<S> for Htmx {
 fn html(status: StatusCode, template: &impl Template) -> Result<Response> {
     let text = template.render().map_err(Error::internal)?;
     let mut response = (status, Html(text)).into_response();
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("HX-Request, Cookie"));
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("HX-Request, Cookie, Accept-Language"));
     Ok(response)
 }
 

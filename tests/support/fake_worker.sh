@@ -40,7 +40,14 @@ hang)
     while :; do
         wish=$(cat "$dir/control.json" 2>/dev/null)
         serial=$(echo "$wish" | grep -o '"serial":[0-9]*' | grep -o '[0-9]*$')
-        [ "${serial:-0}" -gt "$after" ] && bye 10 "stopped as asked"
+        if [ "${serial:-0}" -gt "$after" ]; then
+            after=$serial
+            case $wish in
+            *save_now*) event '"kind":"checkpoint","step":4,"dir":"checkpoint-4"' ;;
+            *sample_now*) event '"kind":"sample","step":4,"prompt":"Who?","text":"I."' ;;
+            *) bye 10 "stopped as asked" ;;
+            esac
+        fi
         sleep 0.05 9>&-
     done ;;
 esac

@@ -1,7 +1,7 @@
 //! Checkpoints: what a resumed run needs to go on bit for bit.
 //!
 //! `checkpoint-N/` holds the model or adapter as Hugging Face and PEFT name them, the tokenizer,
-//! `optimizer.safetensors` (moments), `tallow_state.json` (counters), `trainer_state.json`, and
+//! `optimizer.safetensors` (what the optimiser remembers), `tallow_state.json` (counters), `trainer_state.json`, and
 //! `manifest.json`, which `run::checkpoint` writes last. Only a folder whose manifest verifies is
 //! resumed from.
 
@@ -16,9 +16,10 @@ use run::manifest::{self, Facts};
 use crate::error::{Error, Result};
 use crate::finish;
 use crate::model::save::write_safetensors;
+use crate::model::store::ParamId;
 use crate::model::weights::{Data, Dtype, read_safetensors};
 use crate::observer::Observer;
-use crate::optim::adamw::Moments;
+use crate::optim::rule::Slots;
 use crate::state::{self, State};
 use crate::tensor::from_vec;
 use crate::train::Run;
@@ -32,7 +33,7 @@ pub struct Resume {
     pub facts: Facts,
 }
 
-/// The moments' file.
+/// The file of what the optimiser remembers.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// The checkpoint to resume from: the one that is named, or the newest that is complete; `None`
@@ -95,7 +96,7 @@ pub fn save(run: &Run<'_>) -> Result<String> {
     let at = staged.path();
     finish::write_model(run, at)?;
     if !run.config.save_only_model {
-        write_moments(run, &at.join(OPTIMIZER))?;
+        write_slots(run, &at.join(OPTIMIZER))?;
         let state =
             serde_json::to_vec(&counted(run)).map_err(|e| Error::Internal(e.to_string()))?;
         write(&at.join(state::FILE), &state)?;
@@ -117,7 +118,7 @@ pub fn prune(run: &Run<'_>) -> Result<()> {
     removed.map(|_| ()).map_err(|e| Error::io("remove", run.dir.path(), e))
 }
 
-/// Moments and counters of a checkpoint; the weights were read when the model was made.
+/// What the optimiser remembers, and counters, of a checkpoint; the weights were read when the model was made.
 ///
 /// # Errors
 /// When the checkpoint is of another model or method.
@@ -132,29 +133,41 @@ pub fn load(run: &mut Run<'_>, from: &Path) -> Result<()> {
     })?;
     let state: State = serde_json::from_slice(&text)
         .map_err(|e| Error::input(path.display().to_string(), e.to_string()))?;
+    if let (Some(badam), Some(block)) = (&run.badam, state.block) {
+        run.optimiser.grads = badam.activate(block, &mut run.prepared.decoder.params);
+    }
     let file = from.join(OPTIMIZER);
     let mut tensors = read_safetensors(&file, Dtype::F32)?;
     for id in run.prepared.decoder.params.trained() {
         let param = run.prepared.decoder.params.get(id);
-        let mut take = |which: &str| -> Result<Option<Tensor>> {
-            let Some(found) = tensors.swap_remove(&format!("{which}.{}", param.name)) else {
-                return Ok(None);
-            };
-            if found.shape != param.value.dims() {
-                let why = format!("{which} of {} is {:?}", param.name, found.shape);
+        let mut slots = Vec::new();
+        let layout = run.optimiser.rule.layout(param, run.optimiser.grads.entries(id));
+        let all = layout.len();
+        for spec in layout {
+            let key = format!("{}.{}", spec.name, param.name);
+            let Some(found) = tensors.swap_remove(&key) else { continue };
+            if found.shape != spec.shape {
+                let why = format!("{key} is {:?}, not {:?}", found.shape, spec.shape);
                 return Err(Error::input(file.display().to_string(), why));
             }
             match found.data {
-                Data::F32(values) => Ok(Some(from_vec(values, found.shape)?)),
-                Data::Bf16(_) => Err(Error::Internal("moments are f32".into())),
+                Data::F32(values) => slots.push((spec.name, from_vec(values, found.shape)?)),
+                Data::Bf16(_) => return Err(Error::Internal("optimiser slots are f32".into())),
             }
-        };
-        if let (Some(m), Some(v)) = (take("exp_avg")?, take("exp_avg_sq")?) {
-            let step = state.updates.get(&param.name).copied().unwrap_or(state.step);
-            run.optimiser.moments.insert(id, Moments { m, v, step });
-        } else if !state.updates.is_empty() {
-            let why = format!("has no moments of {}; was it saved by another method?", param.name);
-            return Err(Error::input(file.display().to_string(), why));
+        }
+        match state.updates.get(&param.name) {
+            Some(step) if slots.len() == all => {
+                run.optimiser.slots.insert(id, Slots::loaded(*step, slots));
+            }
+            None if state.updates.is_empty() => {}
+            _ => {
+                let why = format!(
+                    "has not all that this optimiser remembers of {}; was it saved by another \
+                     method or optim?",
+                    param.name
+                );
+                return Err(Error::input(file.display().to_string(), why));
+            }
         }
     }
     run.state = state;
@@ -164,21 +177,17 @@ pub fn load(run: &mut Run<'_>, from: &Path) -> Result<()> {
 /// The run's state with each parameter's count of updates.
 fn counted(run: &Run<'_>) -> State {
     let name = |id| run.prepared.decoder.params.get(id).name.clone();
-    let updates = run.optimiser.moments.iter().map(|(id, m)| (name(*id), m.step)).collect();
+    let updates = run.optimiser.slots.iter().map(|(id, slots)| (name(*id), slots.step)).collect();
     State { updates, ..run.state.clone() }
 }
 
-fn write_moments(run: &Run<'_>, path: &Path) -> Result<()> {
+fn write_slots<'a>(run: &'a Run<'_>, path: &Path) -> Result<()> {
     let params = &run.prepared.decoder.params;
-    let names: Vec<(String, &Tensor)> = run
-        .optimiser
-        .moments
-        .iter()
-        .flat_map(|(id, moments)| {
-            let name = &params.get(*id).name;
-            [(format!("exp_avg.{name}"), &moments.m), (format!("exp_avg_sq.{name}"), &moments.v)]
-        })
-        .collect();
+    let named = |(id, slots): (&ParamId, &'a Slots)| {
+        let name = params.get(*id).name.clone();
+        slots.iter().map(move |(slot, tensor)| (format!("{slot}.{name}"), tensor))
+    };
+    let names: Vec<(String, &Tensor)> = run.optimiser.slots.iter().flat_map(named).collect();
     let tensors: Vec<_> = names.iter().map(|(name, t)| (name.as_str(), *t)).collect();
     write_safetensors(path, &tensors, Dtype::F32)
 }

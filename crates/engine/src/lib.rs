@@ -13,6 +13,7 @@
 //! - [`ops`]: the decoder's operations, each with both directions
 //! - [`quant`]: frozen weights that stay quantised
 //! - [`optim`]: optimisers, schedules, clipping
+//! - [`linalg`]: singular value decompositions
 //! - [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
 
 pub mod batch;
@@ -22,6 +23,7 @@ pub mod error;
 pub mod eval;
 pub mod finish;
 pub mod generate;
+pub mod linalg;
 pub mod method;
 pub mod model;
 pub mod observer;

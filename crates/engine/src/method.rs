@@ -1,13 +1,14 @@
 //! What the arguments say about the optimiser: its constants and the learning rate's course.
 
 use run::config::Config;
-use run::fields::SchedulerType;
+use run::fields::{BadamMode, SchedulerType};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
 use crate::model::store::Grads;
-use crate::optim::adamw::{self, AdamW};
+use crate::optim::adamw::AdamW;
+use crate::optim::rule::{self, Rule};
 use crate::optim::schedule::{Kind, Schedule};
 use crate::step::Optimiser;
 
@@ -15,15 +16,21 @@ use crate::step::Optimiser;
 #[must_use]
 pub fn optimiser(config: &Config, decoder: &Decoder) -> Optimiser {
     Optimiser {
-        adamw: AdamW {
-            beta1: config.adam_beta1,
-            beta2: config.adam_beta2,
-            eps: config.adam_epsilon,
-        },
-        moments: adamw::State::new(),
+        rule: rule(config),
+        slots: rule::State::new(),
         max_grad_norm: config.max_grad_norm,
         weight_decay: config.weight_decay,
         grads: Grads::new(&decoder.params),
+    }
+}
+
+/// The update rule of a run.
+fn rule(config: &Config) -> Rule {
+    let adam =
+        AdamW { beta1: config.adam_beta1, beta2: config.adam_beta2, eps: config.adam_epsilon };
+    match config.use_badam && config.badam_mode == BadamMode::Ratio {
+        true => Rule::SparseAdam(adam),
+        false => Rule::AdamW(adam),
     }
 }
 

@@ -4,6 +4,7 @@ pub mod adapter_file;
 pub mod block;
 pub mod config;
 pub mod decoder;
+pub mod entries;
 pub mod gguf;
 pub mod gguf_tokenizer;
 pub mod hub;

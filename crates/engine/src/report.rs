@@ -37,6 +37,9 @@ impl Reporter {
             grouped(all),
             100.0 * trainable as f64 / all as f64
         ))?;
+        if let Some(badam) = &run.badam {
+            io.say(badam.coverage(run.plan.total_steps))?;
+        }
         io.say(format!(
             "{} rows, {} steps ({} an epoch), batch {} x {}, {} threads",
             run.prepared.train.len(),
@@ -149,6 +152,10 @@ impl Reporter {
             let names = [format!("{key}_loss"), format!("{key}_token_loss")];
             let values = [(&*names[0], found.eval_loss), (&*names[1], found.token_loss)];
             io.event(Body::metric(step, total, epoch, &values))?;
+        }
+        // The last answer comes with the finished model.
+        if step < total {
+            sample::tell(run, io)?;
         }
         io.phase(Phase::Training)?;
         // The next speed should not count this time.

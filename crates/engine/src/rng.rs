@@ -21,6 +21,8 @@ pub enum Purpose {
     Neftune = 4,
     /// Sampling in generation.
     Sampling = 5,
+    /// Start of the randomised singular value decomposition.
+    Subspace = 7,
     /// Order in which BAdam visits blocks.
     BadamOrder = 6,
 }

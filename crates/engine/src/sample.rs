@@ -1,4 +1,4 @@
-//! What the model answers to the run's prompt, before the first step and after the last.
+//! What the model answers to the run's prompt: before the first step, at every evaluation, when asked, after the last.
 
 use run::event::Body;
 

@@ -23,6 +23,9 @@ pub struct State {
     pub refused: u32,
     /// Floating-point operations so far, as transformers counts them (6 a parameter and token).
     pub total_flos: f64,
+    /// BAdam: ordinal of the block that the moments belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<u64>,
     /// Updates that each parameter's moments have seen; filled in a checkpoint.
     pub updates: BTreeMap<String, u64>,
     /// Log lines so far, as trainer_state.json holds them.

@@ -8,15 +8,15 @@ use crate::error::Result;
 use crate::model::decoder::{Decoder, Keep};
 use crate::model::linear::Mode;
 use crate::model::store::Grads;
-use crate::optim::adamw::{self, AdamW, Rate};
 use crate::optim::clip::{clip_factor, grad_norm};
+use crate::optim::rule::{self, Rate, Rule};
 
 /// What a step is made with.
 pub struct Optimiser {
-    /// AdamW's constants.
-    pub adamw: AdamW,
-    /// Its moments.
-    pub moments: adamw::State,
+    /// How gradients become updates.
+    pub rule: Rule,
+    /// What it remembers.
+    pub slots: rule::State,
     /// Gradients are scaled down to this norm; 0 = never.
     pub max_grad_norm: f64,
     /// Weight decay of matrices and embeddings.
@@ -103,7 +103,7 @@ pub fn run(
         let decays = decoder.params.get(id).role.decays();
         Rate { lr, weight_decay: if decays { decay } else { 0.0 } }
     };
-    let Optimiser { adamw, moments, grads, .. } = optimiser;
-    adamw.step(&decoder.params, grads, moments, clip, rate)?;
+    let Optimiser { rule, slots, grads, .. } = optimiser;
+    rule.step(&decoder.params, grads, slots, clip, rate)?;
     Ok(measured)
 }

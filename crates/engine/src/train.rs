@@ -15,13 +15,14 @@ use crate::error::{Error, Result};
 use crate::model::decoder::Keep;
 use crate::model::linear::Mode;
 use crate::observer::Observer;
+use crate::optim::badam::Badam;
 use crate::optim::schedule::Schedule;
 use crate::plan::{EpochOrder, Plan};
 use crate::prepare::{self, Prepared, Surroundings};
 use crate::report::Reporter;
 use crate::state::State;
 use crate::step::{self, Measured, Optimiser, Updated};
-use crate::{finish, method};
+use crate::{finish, method, sample};
 
 /// Steps in a row that may be refused for a loss or gradient that is not finite.
 const REFUSALS: u32 = 3;
@@ -45,6 +46,8 @@ pub struct Run<'a> {
     pub prepared: Prepared,
     /// Moments and gradient buffers.
     pub optimiser: Optimiser,
+    /// Which block of weights is trained at which step, where it is not all of them.
+    pub badam: Option<Badam>,
     /// Which rows come when.
     pub plan: Plan,
     /// The learning rate's course.
@@ -92,12 +95,15 @@ impl<'a> Run<'a> {
         let plan = Plan::new(config, prepared.train.len())?;
         let schedule = method::schedule(config, plan.total_steps)?;
         let optimiser = method::optimiser(config, &prepared.decoder);
+        let badam = Badam::new(config, &prepared.decoder.params)?;
         let state = State::default();
-        let mut run = Self { config, dir, prepared, optimiser, plan, schedule, state, threads };
+        let mut run =
+            Self { config, dir, prepared, optimiser, badam, plan, schedule, state, threads };
         if let Some(resume) = &resume {
             checkpoint::load(&mut run, &resume.path)?;
             checkpoint::compare(&run, resume, io)?;
         }
+        run.choose_block(io)?;
         io.rewind(run.state.step)?;
         Ok(run)
     }
@@ -109,6 +115,7 @@ impl<'a> Run<'a> {
         while self.state.step < self.plan.total_steps {
             // one optimiser step
             let before = self.state.step;
+            self.choose_block(io)?;
             let rows = self.plan.micro_batches(before, &mut order);
             let lr = self.config.learning_rate * self.schedule.factor(before);
             let measured = self.step(&rows, lr)?;
@@ -121,6 +128,9 @@ impl<'a> Run<'a> {
                 reporter.evaluate(self, io)?;
             }
             let wish = io.wish();
+            if wish == Wish::SampleNow {
+                sample::tell(self, io)?;
+            }
             let stopping = wish == Wish::StopAndSave && now < self.plan.total_steps;
             if reporter.saves_at(self, now) || stopping || wish == Wish::SaveNow {
                 io.phase(Phase::Saving)?;
@@ -144,6 +154,35 @@ impl<'a> Run<'a> {
         let mode = |m| Mode::Train { seed, micro_step: first + m };
         let decoder = &self.prepared.decoder;
         step::run(decoder, &mut self.optimiser, &micro_batches, lr, Keep::Intermediates, mode)
+    }
+
+    /// BAdam: goes to the step's block, whose moments begin anew. Does nothing within a block.
+    fn choose_block(&mut self, io: &mut dyn Observer) -> Result<()> {
+        let Some(badam) = &self.badam else { return Ok(()) };
+        let ordinal = badam.ordinal(self.state.step);
+        if self.state.block == Some(ordinal) {
+            return Ok(());
+        }
+        self.optimiser.slots.clear();
+        self.optimiser.grads = badam.activate(ordinal, &mut self.prepared.decoder.params);
+        self.state.block = Some(ordinal);
+        if self.config.badam_verbose < 1 {
+            return Ok(());
+        }
+        let step = self.state.step + 1;
+        io.say(format!("BAdam: from step {step} on {} is trained", badam.name(ordinal)))?;
+        let params = &self.prepared.decoder.params;
+        match self.config.badam_verbose {
+            ..2 => Ok(()),
+            _ => io.say(
+                params
+                    .trained()
+                    .iter()
+                    .map(|id| &*params.get(*id).name)
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            ),
+        }
     }
 
     /// Counts the step; a few refused ones are passed over, more end the run.

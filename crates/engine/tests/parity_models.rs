@@ -17,8 +17,9 @@ use engine::model::linear::Mode;
 use engine::model::lora::{self, LoraConfig};
 use engine::model::store::Grads;
 use engine::model::weights::{Dtype, read_folder, read_safetensors};
-use engine::optim::adamw::{AdamW, Rate, State};
+use engine::optim::adamw::AdamW;
 use engine::optim::clip::{clip_factor, grad_norm};
+use engine::optim::rule::{Rate, Rule, State};
 use engine::tensor::view;
 use serde_json::Value;
 
@@ -82,7 +83,7 @@ fn step(decoder: &Decoder, rows: &[Sequence], grads: &mut Grads, keep: Keep) -> 
 }
 
 fn check_steps(case: &Value, key: &str, decoder: &Decoder, decay: f64) {
-    let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+    let rule = Rule::AdamW(AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
     let mut state = State::new();
     let mut grads = Grads::new(&decoder.params);
     for (s, want) in case[key].as_array().unwrap().iter().enumerate() {
@@ -95,7 +96,7 @@ fn check_steps(case: &Value, key: &str, decoder: &Decoder, decay: f64) {
             let decays = decoder.params.get(id).role.decays();
             Rate { lr: 1e-3, weight_decay: if decays { decay } else { 0.0 } }
         };
-        adamw.step(&decoder.params, &grads, &mut state, clip_factor(norm, 1.0), rate).unwrap();
+        rule.step(&decoder.params, &grads, &mut state, clip_factor(norm, 1.0), rate).unwrap();
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Wish {
     StopNow,
     /// Write a checkpoint and go on.
     SaveNow,
+    /// Answer the sample prompt and go on.
+    SampleNow,
 }
 
 /// The content of control.json.

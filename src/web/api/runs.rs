@@ -13,9 +13,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::error::{Error, FieldProblem, Problem, Result};
 use super::super::extract::{Id, JsonBody, OptionalBody, Params};
 use super::super::state::AppState;
+use crate::db::list::{self, Edit, Filter};
 use crate::db::metrics::{self, Series};
-use crate::db::runs::{self, Filter, RunRow};
-use crate::jobs::StopMode;
+use crate::db::runs::{self, RunRow};
+use crate::jobs::{Ask, StopMode};
 
 /// A run.
 #[derive(Debug, Serialize, ToSchema)]
@@ -62,6 +63,10 @@ pub struct Run {
     pub ended_ms: Option<i64>,
     /// Number of the last event: `after` of the event stream.
     pub seq: i64,
+    /// What a person wrote about it.
+    pub notes: String,
+    /// Its tags.
+    pub tags: Vec<String>,
     /// The arguments that are not at their defaults.
     #[schema(value_type = Object)]
     pub config: Map<String, Value>,
@@ -94,7 +99,32 @@ impl Run {
             started_ms: row.started_ms,
             ended_ms: row.ended_ms,
             seq: row.seq,
+            notes: row.notes,
+            tags: Vec::new(),
         }
+    }
+
+    /// Runs with their tags.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn tagged(state: &AppState, rows: Vec<RunRow>) -> Result<Vec<Self>> {
+        let mut tags = list::tags(&state.db, &rows).await?;
+        let run = |row: RunRow| {
+            let tags = tags.remove(&row.num).unwrap_or_default();
+            Self { tags, ..Self::new(row) }
+        };
+        Ok(rows.into_iter().map(run).collect())
+    }
+
+    /// One run with its tags.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn complete(state: &AppState, row: RunRow) -> Result<Self> {
+        let mut tags = list::tags(&state.db, std::slice::from_ref(&row)).await?;
+        let tags = tags.remove(&row.num).unwrap_or_default();
+        Ok(Self { tags, ..Self::new(row) })
     }
 }
 
@@ -112,8 +142,16 @@ pub struct RunList {
 pub struct ListQuery {
     /// Only this status.
     status: Option<String>,
-    /// Only names or ids that contain this.
+    /// Only runs that have each of these words in name, id, model, data set, tags or notes.
     q: Option<String>,
+    /// Only this model, as it was given.
+    model: Option<String>,
+    /// Only runs on this data set.
+    dataset: Option<String>,
+    /// Only this `finetuning_type`.
+    method: Option<String>,
+    /// Only runs with this tag.
+    tag: Option<String>,
     /// Only runs older than this id.
     before: Option<String>,
     /// At most so many, 50 unless told, 1000 at most.
@@ -135,12 +173,21 @@ pub async fn list(
         .map(|text| text.parse().map_err(|_| Error::bad_request("status: no such status.")))
         .transpose()?;
     let limit = query.limit.unwrap_or(50).clamp(1, 1000);
-    let filter = Filter { status, text: query.q, before: query.before, limit: limit + 1 };
-    let mut rows = runs::list(&state.db, &filter).await?;
+    let filter = Filter {
+        status,
+        text: query.q.unwrap_or_default(),
+        model: query.model.unwrap_or_default(),
+        dataset: query.dataset.unwrap_or_default(),
+        method: query.method.unwrap_or_default(),
+        tag: query.tag.unwrap_or_default(),
+        before: query.before,
+        limit: limit + 1,
+    };
+    let mut rows = list::list(&state.db, &filter).await?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next = rows.last().filter(|_| more).map(|row| row.id.clone());
-    Ok(Json(RunList { runs: rows.into_iter().map(Run::new).collect(), next }))
+    Ok(Json(RunList { runs: Run::tagged(&state, rows).await?, next }))
 }
 
 /// Queues a run. The body is the YAML configuration as JSON; `start_id` (any unique text, a UUID say) may be added, and
@@ -180,7 +227,8 @@ pub async fn create(
 #[utoipa::path(get, path = "/api/v1/runs/{id}", params(("id" = String, Path)),
     responses((status = 200, body = Run), (status = 404, body = Problem)))]
 pub async fn show(State(state): State<AppState>, Id(id): Id) -> Result<Json<Run>> {
-    Ok(Json(Run::new(find(&state, &id).await?)))
+    let row = find(&state, &id).await?;
+    Ok(Json(Run::complete(&state, row).await?))
 }
 
 /// Which curves.
@@ -341,6 +389,75 @@ pub async fn stop(
     responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn resume(State(state): State<AppState>, Id(id): Id) -> Result<Response> {
     let row = state.jobs.resume(&id).await?;
+    Ok((StatusCode::ACCEPTED, Json(Run::new(row))).into_response())
+}
+
+/// What a person says of a run; what is left out stays.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Words {
+    /// Its name, 1 to 120 characters.
+    #[serde(default)]
+    name: Option<String>,
+    /// Notes, at most 10000 characters.
+    #[serde(default)]
+    notes: Option<String>,
+    /// All its tags: at most 20 of at most 40 characters, without commas.
+    #[serde(default)]
+    tags: Option<Vec<String>>,
+}
+
+/// Renames a run, and writes its notes and tags.
+///
+/// # Errors
+/// 404 where there is no such run, 422 where a text is too long.
+#[utoipa::path(post, path = "/api/v1/runs/{id}/edit", params(("id" = String, Path)), request_body = Words,
+    responses((status = 200, body = Run), (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 422, body = Problem)))]
+pub async fn edit(
+    State(state): State<AppState>,
+    Id(id): Id,
+    JsonBody(Words { name, notes, tags }): JsonBody<Words>,
+) -> Result<Json<Run>> {
+    let row = state.jobs.edit(&id, Edit { name, notes, tags }).await?;
+    Ok(Json(Run::complete(&state, row).await?))
+}
+
+/// What a run is asked for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WishBody {
+    /// `save` for a checkpoint, `sample` for an answer to its `sample_prompt`.
+    wish: WishWord,
+}
+
+/// What a running run can be asked for.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WishWord {
+    /// A checkpoint.
+    Save,
+    /// An answer.
+    Sample,
+}
+
+/// Asks a running run for a checkpoint or an answer after its present step; it goes on then.
+///
+/// # Errors
+/// 404 where there is no such run, 409 where it does not run or has no prompt.
+#[utoipa::path(post, path = "/api/v1/runs/{id}/wish", params(("id" = String, Path)), request_body = WishBody,
+    responses((status = 202, body = Run), (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem)))]
+pub async fn wish(
+    State(state): State<AppState>,
+    Id(id): Id,
+    JsonBody(body): JsonBody<WishBody>,
+) -> Result<Response> {
+    let ask = match body.wish {
+        WishWord::Save => Ask::Save,
+        WishWord::Sample => Ask::Sample,
+    };
+    let row = state.jobs.ask(&id, ask).await?;
     Ok((StatusCode::ACCEPTED, Json(Run::new(row))).into_response())
 }
 

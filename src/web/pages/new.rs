@@ -14,7 +14,8 @@ use super::shell::Shell;
 use super::text::Lang;
 use super::view::argument;
 use super::{Htmx, go, html};
-use crate::db::runs::{self, Filter};
+use crate::db::list::{self, Filter};
+use crate::db::runs;
 use crate::jobs::{CreateError, Prepared};
 use crate::web::error::{Error, FieldProblem, Result};
 use crate::web::forms::{self, Dressing, GroupView, Typed};
@@ -295,7 +296,7 @@ struct Known {
 
 impl Known {
     async fn of(state: &AppState) -> Result<Self> {
-        let rows = runs::list(&state.db, &Filter { limit: 50, ..Filter::default() }).await?;
+        let rows = list::list(&state.db, &Filter { limit: 50, ..Filter::default() }).await?;
         let configs: Vec<_> = rows.iter().map(crate::db::runs::RunRow::config_map).collect();
         let distinct = |name: &str| {
             let values: BTreeSet<String> = configs

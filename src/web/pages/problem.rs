@@ -1,6 +1,7 @@
 //! Problems as pages: what went wrong, and the way back.
 
 use askama::Template;
+use axum::http::HeaderMap;
 use axum::response::Html;
 
 use super::shell::Shell;
@@ -18,8 +19,8 @@ struct Page<'a> {
 }
 
 /// The page (or, for htmx, the fragment) that shows a problem. The status is set by the caller.
-pub fn error_page(problem: &Problem, htmx: bool) -> Html<String> {
-    let shell = Shell::bare(&axum::http::HeaderMap::new());
+pub fn error_page(problem: &Problem, htmx: bool, headers: &HeaderMap) -> Html<String> {
+    let shell = Shell::bare(headers);
     let title = if problem.status == 404 { "error.404" } else { "error.other" };
     let title = shell.t(title);
     let page = Page {

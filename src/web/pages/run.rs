@@ -14,10 +14,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::shell::Shell;
+use super::text::Lang;
 use super::view::{RunView, plain};
 use super::{Htmx, go, html};
+use crate::db::list::Edit;
 use crate::db::runs::{self, RunRow};
-use crate::jobs::StopMode;
+use crate::jobs::{Ask, StopMode};
 use crate::web::error::{Error, Result};
 use crate::web::state::AppState;
 use live::Live;
@@ -81,7 +83,7 @@ pub async fn show(
     }
     let mut shell = Shell::load(&state, &headers, "runs").await?;
     shell.current.clone_from(&row.id);
-    let run = RunView::new(&row, state.clock.now_ms(), shell.lang);
+    let run = view(&state, &row, shell.lang).await?;
     let config = wanted.tab == "config";
     let page = Page {
         tab: if config { "config" } else { "overview" },
@@ -94,10 +96,11 @@ pub async fn show(
 }
 
 /// How to stop.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Stop {
-    #[serde(default)]
     mode: String,
+    back: String,
 }
 
 /// POST /runs/{id}/stop: `mode` is `save` (the default) or `now`.
@@ -113,7 +116,62 @@ pub async fn stop(
 ) -> Result<Response> {
     let mode = if stop.mode == "now" { StopMode::Now } else { StopMode::Save };
     let row = state.jobs.stop(&id, mode).await?;
+    if htmx.0 {
+        return head(&state, &headers, row).await;
+    }
+    let queue = stop.back == "/queue";
+    Ok(if queue { go(htmx, "/queue") } else { go(htmx, &format!("/runs/{id}")) })
+}
+
+/// What is asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct WishForm {
+    wish: String,
+}
+
+/// POST /runs/{id}/wish: `wish` is `save` or `sample`.
+///
+/// # Errors
+/// 404 where there is no such run, 409 where it does not run.
+pub async fn wish(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    htmx: Htmx,
+    headers: HeaderMap,
+    Form(form): Form<WishForm>,
+) -> Result<Response> {
+    let ask = match form.wish.as_str() {
+        "save" => Ask::Save,
+        "sample" => Ask::Sample,
+        _ => return Err(Error::bad_request("wish: save or sample.")),
+    };
+    let row = state.jobs.ask(&id, ask).await?;
     if htmx.0 { head(&state, &headers, row).await } else { Ok(go(htmx, &format!("/runs/{id}"))) }
+}
+
+/// Name, notes, and tags with commas between them.
+#[derive(Debug, Deserialize)]
+pub struct Words {
+    name: Option<String>,
+    notes: Option<String>,
+    tags: Option<String>,
+}
+
+/// POST /runs/{id}/edit
+///
+/// # Errors
+/// 404 where there is no such run, 422 where a text is too long.
+pub async fn edit(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    htmx: Htmx,
+    Form(words): Form<Words>,
+) -> Result<Response> {
+    let tags = words.tags.map(|tags| tags.split([',', '，']).map(str::to_owned).collect());
+    let edit = Edit { name: words.name, notes: words.notes, tags };
+    let row = state.jobs.edit(&id, edit).await?;
+    Ok(go(htmx, &format!("/runs/{}", row.id)))
 }
 
 /// POST /runs/{id}/resume
@@ -129,11 +187,16 @@ pub async fn resume(
     Ok(go(htmx, &format!("/runs/{}", row.id)))
 }
 
+async fn view(state: &AppState, row: &RunRow, lang: Lang) -> Result<RunView> {
+    let mut views = RunView::tagged(state, std::slice::from_ref(row), lang).await?;
+    views.pop().ok_or_else(|| Error::not_found("run", &row.id))
+}
+
 async fn head(state: &AppState, headers: &HeaderMap, row: RunRow) -> Result<Response> {
     let mut shell = Shell::load(state, headers, "runs").await?;
     shell.current.clone_from(&row.id);
     let outcome = Outcome::load(state, &row, shell.lang).await?;
-    let run = RunView::new(&row, state.clock.now_ms(), shell.lang);
+    let run = view(state, &row, shell.lang).await?;
     html(StatusCode::OK, &Head { shell, run, outcome })
 }
 

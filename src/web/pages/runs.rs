@@ -1,7 +1,7 @@
-//! `/runs`: the list, newest first, with filters in the URL. The rows alone come with `part=rows`.
+//! `/runs`: the list, newest first, with search and filters in the URL. The rows alone come with `part=rows`.
 
 use askama::Template;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
@@ -9,23 +9,26 @@ use serde::Deserialize;
 use super::shell::Shell;
 use super::view::RunView;
 use super::{Htmx, html};
-use crate::db::runs::{self, Filter, Status};
+use crate::db::list::{self, Filter};
+use crate::db::runs::{self, Status};
 use crate::web::error::{Error, Result};
+use crate::web::extract::Params;
 use crate::web::state::AppState;
 
 /// Rows of a page.
 const ROWS: u32 = 50;
 
 /// The URL's query.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
 pub struct Wanted {
-    #[serde(default)]
     q: String,
-    #[serde(default)]
     status: String,
-    #[serde(default)]
+    model: String,
+    dataset: String,
+    method: String,
+    tag: String,
     before: String,
-    #[serde(default)]
     part: String,
 }
 
@@ -37,12 +40,22 @@ struct Tab {
     on: bool,
 }
 
+/// One thing to choose by.
+struct Choice {
+    name: &'static str,
+    label: String,
+    value: String,
+    options: Vec<(String, String)>,
+}
+
 #[derive(Template)]
 #[template(path = "pages/runs.html", blocks = ["main"])]
 struct Page {
     shell: Shell,
     rows: Vec<RunView>,
     tabs: Vec<Tab>,
+    choices: Vec<Choice>,
+    narrowed: bool,
     status: String,
     text: String,
     total: i64,
@@ -66,7 +79,7 @@ pub async fn list(
     State(state): State<AppState>,
     htmx: Htmx,
     headers: HeaderMap,
-    Query(wanted): Query<Wanted>,
+    Params(wanted): Params<Wanted>,
 ) -> Result<Response> {
     let status = match wanted.status.as_str() {
         "" => None,
@@ -74,32 +87,35 @@ pub async fn list(
             word.parse::<Status>().map_err(|_| Error::bad_request("There is no such status."))?,
         ),
     };
-    let before = Some(wanted.before.clone()).filter(|before| !before.is_empty());
-    let filter = Filter { status, text: Some(wanted.q.clone()), before, limit: ROWS + 1 };
-    let mut found = runs::list(&state.db, &filter).await?;
+    let filter = Filter {
+        status,
+        text: wanted.q.clone(),
+        model: wanted.model.clone(),
+        dataset: wanted.dataset.clone(),
+        method: wanted.method.clone(),
+        tag: wanted.tag.clone(),
+        before: Some(wanted.before.clone()).filter(|before| !before.is_empty()),
+        limit: ROWS + 1,
+    };
+    let mut found = list::list(&state.db, &filter).await?;
     let more = found.len() > ROWS as usize;
     found.truncate(ROWS as usize);
     let shell = Shell::load(&state, &headers, "runs").await?;
-    let now = state.clock.now_ms();
-    let rows: Vec<_> = found.iter().map(|row| RunView::new(row, now, shell.lang)).collect();
+    let rows = RunView::tagged(&state, &found, shell.lang).await?;
     if wanted.part == "rows" {
         return html(StatusCode::OK, &Rows { shell, rows });
     }
     let counts = runs::counts(&state.db).await?;
-    let next = found
-        .last()
-        .filter(|_| more)
-        .map(|row| address(&wanted, &wanted.status, Some(&row.id), ""));
+    let older = |row: &runs::RunRow| Wanted { before: row.id.clone(), ..wanted.clone() }.address();
     let page = Page {
         tabs: tabs(&shell, &wanted, &counts),
+        choices: choices(&shell, &wanted, list::facets(&state.db).await?),
+        narrowed: [&wanted.q, &wanted.model, &wanted.dataset, &wanted.method, &wanted.tag]
+            .iter()
+            .any(|value| !value.is_empty()),
         total: counts.iter().map(|(_, n)| n).sum(),
-        live_url: address(
-            &wanted,
-            &wanted.status,
-            Some(&wanted.before).filter(|id| !id.is_empty()),
-            "rows",
-        ),
-        next,
+        live_url: Wanted { part: "rows".to_owned(), ..wanted.clone() }.address(),
+        next: found.last().filter(|_| more).map(older),
         start_id: ulid::Ulid::new().to_string(),
         status: wanted.status,
         text: wanted.q,
@@ -109,10 +125,41 @@ pub async fn list(
     if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
 }
 
+/// What there is to choose by; nothing where there is but one.
+fn choices(shell: &Shell, wanted: &Wanted, facets: list::Facets) -> Vec<Choice> {
+    let one = |name: &'static str, value: &str, options: Vec<String>| {
+        let short = |text: &str| text.trim_end_matches('/').rsplit('/').next().map(str::to_owned);
+        let mut options: Vec<(String, String)> = options
+            .into_iter()
+            .map(|option| (short(&option).unwrap_or_default(), option))
+            .map(|(label, value)| (value, label))
+            .collect();
+        if !value.is_empty() && !options.iter().any(|option| option.0 == value) {
+            options.push((value.to_owned(), value.to_owned()));
+        }
+        let label = shell.t(&format!("runs.by.{name}")).to_owned();
+        Choice { name, label, value: value.to_owned(), options }
+    };
+    let all = [
+        one("model", &wanted.model, facets.models),
+        one("dataset", &wanted.dataset, facets.datasets),
+        one("method", &wanted.method, facets.methods),
+        one("tag", &wanted.tag, facets.tags),
+    ];
+    let useful = |choice: &Choice| {
+        !choice.value.is_empty() || choice.options.len() > usize::from(choice.name != "tag")
+    };
+    all.into_iter().filter(useful).collect()
+}
+
 /// All, and each status that some run has.
 fn tabs(shell: &Shell, wanted: &Wanted, counts: &[(Status, i64)]) -> Vec<Tab> {
+    let address = |status: &str| {
+        let status = status.to_owned();
+        Wanted { status, before: String::new(), part: String::new(), ..wanted.clone() }.address()
+    };
     let all = Tab {
-        href: address(wanted, "", None, ""),
+        href: address(""),
         label: shell.t("runs.all").to_owned(),
         count: counts.iter().map(|(_, n)| n).sum(),
         on: wanted.status.is_empty(),
@@ -121,31 +168,37 @@ fn tabs(shell: &Shell, wanted: &Wanted, counts: &[(Status, i64)]) -> Vec<Tab> {
         let word = status.as_str();
         let count = counts.iter().find(|(other, _)| *other == status).map_or(0, |(_, n)| *n);
         let label = shell.t(&format!("status.{word}")).to_owned();
-        Tab { href: address(wanted, word, None, ""), label, count, on: wanted.status == word }
+        Tab { href: address(word), label, count, on: wanted.status == word }
     };
     let mut tabs = vec![all];
     tabs.extend(Status::ALL.into_iter().map(one).filter(|tab| tab.count > 0 || tab.on));
     tabs
 }
 
-/// The URL of this list with another status, page or part.
-fn address(wanted: &Wanted, status: &str, before: Option<&String>, part: &str) -> String {
-    let pairs = [
-        ("q", wanted.q.as_str()),
-        ("status", status),
-        ("before", before.map_or("", String::as_str)),
-        ("part", part),
-    ];
-    let query: Vec<String> = pairs
-        .iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| format!("{name}={}", encode(value)))
-        .collect();
-    if query.is_empty() { "/runs".to_owned() } else { format!("/runs?{}", query.join("&")) }
+impl Wanted {
+    /// The URL of this list.
+    fn address(&self) -> String {
+        let pairs = [
+            ("q", &self.q),
+            ("status", &self.status),
+            ("model", &self.model),
+            ("dataset", &self.dataset),
+            ("method", &self.method),
+            ("tag", &self.tag),
+            ("before", &self.before),
+            ("part", &self.part),
+        ];
+        let query: Vec<String> = pairs
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| format!("{name}={}", encode(value)))
+            .collect();
+        if query.is_empty() { "/runs".to_owned() } else { format!("/runs?{}", query.join("&")) }
+    }
 }
 
 /// Percent-encodes a query value.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
@@ -162,13 +215,13 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let wanted = |q: &str| Wanted { q: q.to_owned(), ..Wanted::default() };
         for (q, status, part, expected) in [
             ("", "", "", "/runs"),
             ("", "failed", "", "/runs?status=failed"),
             ("a b&c=é\"", "", "rows", "/runs?q=a%20b%26c%3D%C3%A9%22&part=rows"),
         ] {
-            assert_eq!(address(&wanted(q), status, None, part), expected);
+            let [q, status, part] = [q, status, part].map(str::to_owned);
+            assert_eq!(Wanted { q, status, part, ..Wanted::default() }.address(), expected);
         }
     }
 }

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, header};
 
 use super::text::Lang;
 use super::view::RunView;
-use crate::db::runs::{self, Filter};
+use crate::db::list::{self, Filter};
 use crate::web::assets;
 use crate::web::error::Result;
 use crate::web::state::AppState;
@@ -26,7 +26,10 @@ pub struct Place {
 }
 
 /// The navigation. A new place is a line here, an icon and a text.
-const PLACES: &[Place] = &[Place { key: "runs", href: "/runs", label: "nav.runs" }];
+const PLACES: &[Place] = &[
+    Place { key: "runs", href: "/runs", label: "nav.runs" },
+    Place { key: "queue", href: "/queue", label: "nav.queue" },
+];
 
 /// The frame of a page.
 #[derive(Debug, Clone)]
@@ -52,7 +55,7 @@ impl Shell {
     /// Where the database fails.
     pub async fn load(state: &AppState, headers: &HeaderMap, place: &'static str) -> Result<Self> {
         let mut shell = Self::bare(headers);
-        let rows = runs::list(&state.db, &Filter { limit: RECENT, ..Filter::default() }).await?;
+        let rows = list::list(&state.db, &Filter { limit: RECENT, ..Filter::default() }).await?;
         let now = state.clock.now_ms();
         shell.recent = rows.iter().map(|row| RunView::new(row, now, shell.lang)).collect();
         shell.place = place;
@@ -62,7 +65,7 @@ impl Shell {
     /// The frame of a page that asks no database: problems and the login.
     #[must_use]
     pub fn bare(headers: &HeaderMap) -> Self {
-        let lang = Lang::En;
+        let lang = Lang::of(headers);
         Self {
             lang,
             theme: theme(headers),
@@ -103,6 +106,12 @@ impl Shell {
         PLACES
     }
 
+    /// The languages to choose from.
+    #[must_use]
+    pub fn languages(&self) -> [Lang; 2] {
+        Lang::ALL
+    }
+
     /// The words of the scripts, as JSON.
     #[must_use]
     pub fn script_words(&self) -> String {
@@ -116,14 +125,19 @@ impl Shell {
     }
 }
 
-/// The cookie `theme`, set by the switch in the rail.
-fn theme(headers: &HeaderMap) -> &'static str {
+/// A cookie's value; the last of several counts.
+#[must_use]
+pub fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs =
         cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let themes = pairs.filter(|(name, _)| *name == "theme").map(|(_, value)| value);
-    // The last of several cookies counts.
-    match themes.fold(None, |_, value| Some(value)) {
+    let mut values = pairs.filter(|(name, _)| *name == wanted).map(|(_, value)| value);
+    values.next().map(|first| values.fold(first, |_, value| value))
+}
+
+/// The cookie `theme`, set by the switch in the rail.
+fn theme(headers: &HeaderMap) -> &'static str {
+    match cookie(headers, "theme") {
         Some("light") => "light",
         Some("dark") => "dark",
         _ => "",
@@ -152,6 +166,7 @@ mod tests {
             ("a=b; theme=light; c", "light"),
             ("theme=\"><script>", ""),
             ("theme=", ""),
+            ("theme=dark; theme=light", "light"),
             ("atheme=dark", ""),
         ] {
             let mut headers = HeaderMap::new();

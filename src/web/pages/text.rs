@@ -1,20 +1,36 @@
 //! The words of the pages, by key: one JSON file a language below static/locales, compiled in.
+//!
+//! The help of the arguments is written in the field table, in English; `fields.CODE.json` has it in another language.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::LazyLock;
+
+use axum::http::{HeaderMap, header};
+use run::fields::Field;
+
+use super::shell::cookie;
 
 /// A language that the pages speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lang {
     /// English.
     En,
+    /// Chinese, simplified.
+    Zh,
 }
 
 type Words = BTreeMap<String, String>;
 
 static EN: LazyLock<Words> =
     LazyLock::new(|| parse(include_str!("../../../static/locales/en.json")));
+static ZH: LazyLock<Words> =
+    LazyLock::new(|| parse(include_str!("../../../static/locales/zh.json")));
+static ZH_HELP: LazyLock<Words> =
+    LazyLock::new(|| parse(include_str!("../../../static/locales/fields.zh.json")));
+
+/// The cookie that the switch in the rail sets.
+pub const COOKIE: &str = "lang";
 
 /// Words that the scripts need too.
 const SCRIPT: &[&str] = &[
@@ -24,6 +40,7 @@ const SCRIPT: &[&str] = &[
     "new.starting",
     "phase.",
     "plot.",
+    "queue.moved",
     "samples.",
     "say.",
     "status.",
@@ -33,13 +50,60 @@ const SCRIPT: &[&str] = &[
 
 impl Lang {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::En];
+    pub const ALL: [Self; 2] = [Self::En, Self::Zh];
+
+    /// The language of a request: the cookie's, else the best of `Accept-Language` that there is, else English.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        if let Some(lang) = cookie(headers, COOKIE).and_then(Self::named) {
+            return lang;
+        }
+        let wanted = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+        let mut best = (0.0, Self::En);
+        for item in wanted.unwrap_or_default().split(',') {
+            let (tag, quality) = item.split_once(';').unwrap_or((item, "q=1"));
+            let quality = quality.trim().strip_prefix("q=").and_then(|q| q.parse::<f32>().ok());
+            let main = tag.trim().split('-').next().unwrap_or_default().to_ascii_lowercase();
+            // of equals the first counts
+            if let (Some(quality), Some(lang)) = (quality, Self::named(&main))
+                && quality > best.0
+            {
+                best = (quality, lang);
+            }
+        }
+        best.1
+    }
+
+    /// The language of a code.
+    #[must_use]
+    pub fn named(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|lang| lang.code() == code)
+    }
+
+    /// Its name in itself.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::En => "English",
+            Self::Zh => "中文",
+        }
+    }
+
+    /// What an argument means, in one sentence; the table's own words where there are no others.
+    #[must_use]
+    pub fn help(self, field: &'static Field) -> &'static str {
+        match self {
+            Self::En => field.help,
+            Self::Zh => ZH_HELP.get(field.name).map_or(field.help, String::as_str),
+        }
+    }
 
     /// As in `<html lang>`.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
             Self::En => "en",
+            Self::Zh => "zh",
         }
     }
 
@@ -70,6 +134,7 @@ impl Lang {
     fn words(self) -> &'static Words {
         match self {
             Self::En => &EN,
+            Self::Zh => &ZH,
         }
     }
 }
@@ -171,6 +236,38 @@ mod tests {
             }
             assert!(lang.words().keys().eq(EN.keys()), "{}", lang.code());
         }
+    }
+
+    #[test]
+    fn every_argument_is_explained() {
+        for field in run::fields::FIELDS.iter().filter(|field| !field.help.is_empty()) {
+            let known = ZH_HELP.contains_key(field.name);
+            assert!(known, "static/locales/fields.zh.json: no help for `{}`", field.name);
+        }
+        for name in ZH_HELP.keys() {
+            let known = Field::find(name).is_some();
+            assert!(known, "static/locales/fields.zh.json: there is no argument `{name}`");
+        }
+    }
+
+    #[test]
+    fn the_language_of_a_request() {
+        let check = |cookie: &str, accept: &str, expected: Lang| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::COOKIE, cookie.parse().unwrap());
+            headers.insert(header::ACCEPT_LANGUAGE, accept.parse().unwrap());
+            assert_eq!(Lang::of(&headers), expected, "{cookie} {accept}");
+        };
+        check("", "", Lang::En);
+        check("", "de, fr;q=0.5", Lang::En);
+        check("", "zh-CN,zh;q=0.9,en;q=0.8", Lang::Zh);
+        check("", "en-GB, zh;q=0.9", Lang::En);
+        check("", "en;q=0.1, ZH-Hant;q=0.2", Lang::Zh);
+        check("", "zh;q=0, zh;q=x, \"", Lang::En);
+        check("lang=zh", "en", Lang::Zh);
+        check("lang=en; theme=dark", "zh", Lang::En);
+        check("lang=tlh", "zh", Lang::Zh);
+        assert_eq!(Lang::of(&HeaderMap::new()), Lang::En);
     }
 
     #[test]

@@ -5,7 +5,9 @@ use serde_json::{Map, Value};
 
 use super::format::{NONE, count, duration, iso, number, utc, whole};
 use super::text::Lang;
+use crate::db::list;
 use crate::db::runs::RunRow;
+use crate::web::state::AppState;
 
 /// One run.
 #[derive(Debug, Clone)]
@@ -54,8 +56,16 @@ pub struct RunView {
     pub can_stop: bool,
     /// Whether Resume is offered.
     pub can_resume: bool,
+    /// Whether it has a prompt that it could answer now.
+    pub can_sample: bool,
     /// Whether nothing happens any more.
     pub over: bool,
+    /// What a person wrote about it.
+    pub notes: String,
+    /// Its tags; filled in by whoever shows them.
+    pub tags: Vec<String>,
+    /// The loss as points of a polyline in a box of 96 x 24; empty without a curve.
+    pub spark: String,
 }
 
 impl RunView {
@@ -88,8 +98,36 @@ impl RunView {
             created: utc(row.created_ms),
             can_stop: !row.status.is_over(),
             can_resume: row.status.can_resume(),
+            can_sample: row.status.is_active() && config.contains_key("sample_prompt"),
             over: row.status.is_over(),
+            notes: row.notes.clone(),
+            tags: Vec::new(),
+            spark: spark(&row.spark),
         }
+    }
+
+    /// The runs of a page with their tags.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn tagged(
+        state: &AppState,
+        rows: &[RunRow],
+        lang: Lang,
+    ) -> crate::db::Result<Vec<Self>> {
+        let mut tags = list::tags(&state.db, rows).await?;
+        let now = state.clock.now_ms();
+        let view = |row: &RunRow| {
+            let tags = tags.remove(&row.num).unwrap_or_default();
+            Self { tags, ..Self::new(row, now, lang) }
+        };
+        Ok(rows.iter().map(view).collect())
+    }
+
+    /// The tags as they are typed.
+    #[must_use]
+    pub fn tag_list(&self) -> String {
+        self.tags.join(", ")
     }
 
     /// Steps done of all, as 0 to 100.
@@ -123,6 +161,29 @@ pub fn plain(value: &Value) -> String {
 /// `3`, `0.05`, `5e-5`.
 fn tidy(number: f64) -> String {
     if number != 0.0 && number.abs() < 1e-3 { format!("{number:e}") } else { number.to_string() }
+}
+
+/// Values with spaces between them as a polyline: first left, last right, lowest below.
+fn spark(values: &str) -> String {
+    let values: Vec<Option<f64>> = values.split(' ').map(|value| value.parse().ok()).collect();
+    let finite = || values.iter().flatten().copied();
+    let (low, high) =
+        (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
+    if finite().count() < 2 {
+        return String::new();
+    }
+    let span = if high > low { high - low } else { 1.0 };
+    #[expect(clippy::cast_precision_loss, reason = "at most 60 values")]
+    let wide = (values.len() - 1).max(1) as f64;
+    let mut points = Vec::new();
+    for (place, value) in values.iter().enumerate() {
+        #[expect(clippy::cast_precision_loss, reason = "at most 60 values")]
+        let x = place as f64 / wide * 94.0 + 1.0;
+        if let Some(value) = value {
+            points.push(format!("{x:.1},{:.1}", 2.0 + (high - value) / span * 20.0));
+        }
+    }
+    points.join(" ")
 }
 
 fn method(config: &Map<String, Value>) -> String {
@@ -174,6 +235,19 @@ mod tests {
             (json!(0.0), "0"),
         ] {
             assert_eq!(plain(&value), expected);
+        }
+    }
+
+    #[test]
+    fn sparks() {
+        for (values, expected) in [
+            ("", ""),
+            ("1.0", ""),
+            ("x x", ""),
+            ("2 x 0", "1.0,2.0 95.0,22.0"),
+            ("5 5 5", "1.0,2.0 48.0,2.0 95.0,2.0"),
+        ] {
+            assert_eq!(spark(values), expected, "{values}");
         }
     }
 

@@ -162,6 +162,7 @@ impl Decoder {
         let lowest = self.lowest_trained();
         let (x_td, mut kept) = self.up(batch, pass, keep, lowest)?;
         let (loss, mut dx_td) = self.head_step(batch, grads, scale, x_td)?;
+        grads.sift()?;
         let embedding_trained = grads.wants(self.embed);
         for (l, block) in self.blocks.iter().enumerate().skip(lowest).rev() {
             let saved = match kept.pop() {
@@ -172,7 +173,9 @@ impl Decoder {
                 }
             };
             let want_dx = l > lowest || embedding_trained;
-            match block.backward(pass, grads, saved, dx_td, want_dx)? {
+            let dx = block.backward(pass, grads, saved, dx_td, want_dx)?;
+            grads.sift()?;
+            match dx {
                 Some(dx) => dx_td = dx,
                 None => return Ok(loss),
             }

@@ -2,12 +2,17 @@
 //!
 //! Order is part of determinism: sums over parameters (the gradient norm) and files follow it. A
 //! gradient buffer exists only for a trained parameter, from its first use on; between steps it is
-//! kept and marked empty, so that the first product of the next step overwrites it.
+//! kept and marked empty, so that the first product of the next step overwrites it. Where only some
+//! entries of a parameter are trained, the buffer lives as long as one layer's backward pass: its
+//! entries are taken out and added up, and it goes.
+
+use std::sync::Arc;
 
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use super::entries::Entries;
 use crate::error::{Error, Result};
 use crate::ops::matmul::Into;
 use crate::ops::matrix::Matrix;
@@ -114,8 +119,13 @@ impl Params {
         self.list[id.0].trainable
     }
 
+<<<<<<< HEAD
     /// Decides for each parameter whether it is trained; a quantised one never is.
     pub fn set_trainable(&mut self, decide: impl Fn(&Param) -> bool) {
+=======
+    /// Decides for each parameter whether it is trained.
+    pub fn set_trainable(&mut self, mut decide: impl FnMut(&Param) -> bool) {
+>>>>>>> main
         for param in &mut self.list {
             param.trainable = param.packed.is_none() && decide(param);
         }
@@ -169,14 +179,54 @@ struct Slot {
     wanted: bool,
     tensor: Option<Tensor>,
     filled: bool,
+    part: Option<Part>,
+}
+
+/// The gradient of some entries of a parameter.
+#[derive(Debug)]
+struct Part {
+    entries: Arc<Entries>,
+    values: Option<Tensor>,
 }
 
 impl Grads {
     /// No gradients yet, for the parameters trained in `params`.
     #[must_use]
     pub fn new(params: &Params) -> Self {
-        let slot = |p: &Param| Slot { wanted: p.trainable, tensor: None, filled: false };
+        let slot = |p: &Param| Slot { wanted: p.trainable, ..Slot::default() };
         Self { slots: params.list.iter().map(slot).collect() }
+    }
+
+    /// As [`Grads::new`], for some entries of each trained parameter.
+    #[must_use]
+    pub fn of_entries(params: &Params, mut entries: impl FnMut(&Param) -> Arc<Entries>) -> Self {
+        let slot = |p: &Param| Slot {
+            wanted: p.trainable,
+            part: p.trainable.then(|| Part { entries: entries(p), values: None }),
+            ..Slot::default()
+        };
+        Self { slots: params.list.iter().map(slot).collect() }
+    }
+
+    /// The entries of `id` that are trained; `None` where all are.
+    #[must_use]
+    pub fn entries(&self, id: ParamId) -> Option<&Entries> {
+        self.slots[id.0].part.as_ref().map(|part| &*part.entries)
+    }
+
+    /// Takes the trained entries out of the buffers and frees these: after each layer's backward.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read or written.
+    pub fn sift(&mut self) -> Result<()> {
+        for slot in self.slots.iter_mut().filter(|slot| slot.filled) {
+            let Some(part) = &mut slot.part else { continue };
+            if let Some(whole) = slot.tensor.take() {
+                part.entries.gather_add(&mut part.values, &whole)?;
+            }
+            slot.filled = false;
+        }
+        Ok(())
     }
 
     /// Whether `id` wants a gradient.
@@ -222,15 +272,24 @@ impl Grads {
         }
     }
 
-    /// The gradient of `id`, where one has been computed since the last [`Grads::clear`].
+    /// The gradient of `id`, where one has been computed since the last [`Grads::clear`]; of some
+    /// entries, one value each.
     #[must_use]
     pub fn get(&self, id: ParamId) -> Option<&Tensor> {
         let slot = &self.slots[id.0];
+        if let Some(part) = &slot.part {
+            return part.values.as_ref();
+        }
         if slot.filled { slot.tensor.as_ref() } else { None }
     }
 
     /// Marks every buffer empty; the memory is kept.
     pub fn clear(&mut self) {
-        self.slots.iter_mut().for_each(|s| s.filled = false);
+        for slot in &mut self.slots {
+            slot.filled = false;
+            if let Some(part) = &mut slot.part {
+                part.values = None;
+            }
+        }
     }
 }

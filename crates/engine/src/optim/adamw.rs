@@ -4,15 +4,13 @@
 //! `p = p (1 - lr wd) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`: the order of
 //! operations of torch.optim.AdamW. Moments are f32. Source: Loshchilov and Hutter, 2019.
 
-use std::collections::BTreeMap;
-
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::model::store::{Grads, ParamId, Params};
+use crate::optim::rule::{Rate, Slots, Spec};
 use crate::simd::{CHUNK, with_simd};
-use crate::tensor::{update, view, zeros};
+use crate::tensor::{update, view};
 
 /// Constants of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,79 +23,43 @@ pub struct AdamW {
     pub eps: f64,
 }
 
-/// First and second moment of one parameter, and how many updates made them.
-#[derive(Clone, Debug)]
-pub struct Moments {
-    /// First moment.
-    pub m: Tensor,
-    /// Second moment.
-    pub v: Tensor,
-    /// Updates so far.
-    pub step: u64,
-}
-
-/// Moments of all trained parameters.
-pub type State = BTreeMap<ParamId, Moments>;
-
-/// Step size of one parameter.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rate {
-    /// Learning rate.
-    pub lr: f64,
-    /// Weight decay.
-    pub weight_decay: f64,
-}
+/// The moments' names: torch's.
+const M: &str = "exp_avg";
+const V: &str = "exp_avg_sq";
 
 impl AdamW {
-    /// Moves every parameter that has a gradient, which is first multiplied by `clip`.
+    /// Both moments, in the parameter's shape.
+    #[must_use]
+    pub fn layout(shape: &[usize]) -> Vec<Spec> {
+        vec![Spec::f32(M, shape), Spec::f32(V, shape)]
+    }
+
+    /// One update of `param` from `grad * clip`; `slots.step` counts it already.
     ///
     /// # Errors
     /// When a tensor cannot be read or written.
-    pub fn step(
-        &self,
-        params: &Params,
-        grads: &Grads,
-        state: &mut State,
-        clip: f32,
-        rate: impl Fn(ParamId) -> Rate,
-    ) -> Result<()> {
-        for id in params.trained() {
-            let Some(grad) = grads.get(id) else { continue };
-            let param = params.value(id);
-            let moments = match state.entry(id) {
-                std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
-                std::collections::btree_map::Entry::Vacant(e) => {
-                    let zero = || zeros(param.shape(), param.device());
-                    e.insert(Moments { m: zero()?, v: zero()?, step: 0 })
-                }
-            };
-            moments.step += 1;
-            self.update_one(param, grad, moments, clip, rate(id))?;
-        }
-        Ok(())
-    }
-
-    fn update_one(
+    pub fn update(
         &self,
         param: &Tensor,
         grad: &Tensor,
-        moments: &mut Moments,
+        slots: &mut Slots,
         clip: f32,
         rate: Rate,
     ) -> Result<()> {
-        let t = moments.step as f64;
+        let t = slots.step as f64;
         let step_size = (rate.lr / (1.0 - self.beta1.powf(t))) as f32;
         let root = (1.0 - self.beta2.powf(t)).sqrt() as f32;
         let decay = (1.0 - rate.lr * rate.weight_decay) as f32;
         if !matches!(param.device(), Device::Cpu) {
-            return self.update_composed(param, grad, moments, clip, (step_size, root, decay));
+            return self.update_composed(param, grad, slots, clip, (step_size, root, decay));
         }
         let (b1, b2, eps) = (self.beta1 as f32, self.beta2 as f32, self.eps as f32);
         let (c1, c2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
         let g = view(grad)?;
+        let (m, v) = (slots.get(M)?, slots.get(V)?);
         update(param, |p| {
-            update(&moments.m, |m| {
-                update(&moments.v, |v| {
+            update(m, |m| {
+                update(v, |v| {
                     p.par_chunks_mut(CHUNK)
                         .zip(m.par_chunks_mut(CHUNK))
                         .zip(v.par_chunks_mut(CHUNK))
@@ -127,15 +89,17 @@ impl AdamW {
         &self,
         param: &Tensor,
         grad: &Tensor,
-        moments: &mut Moments,
+        slots: &mut Slots,
         clip: f32,
         (step_size, root, decay): (f32, f32, f32),
     ) -> Result<()> {
         let g = (grad * f64::from(clip))?;
-        moments.m = ((&moments.m * self.beta1)? + (&g * (1.0 - self.beta1))?)?;
-        moments.v = ((&moments.v * self.beta2)? + (g.sqr()? * (1.0 - self.beta2))?)?;
-        let denominator = ((moments.v.sqrt()? / f64::from(root))? + self.eps)?;
-        let moved = ((&moments.m / denominator)? * f64::from(step_size))?;
+        let m = ((slots.get(M)? * self.beta1)? + (&g * (1.0 - self.beta1))?)?;
+        let v = ((slots.get(V)? * self.beta2)? + (g.sqr()? * (1.0 - self.beta2))?)?;
+        let denominator = ((v.sqrt()? / f64::from(root))? + self.eps)?;
+        let moved = ((&m / denominator)? * f64::from(step_size))?;
+        slots.set(M, m)?;
+        slots.set(V, v)?;
         let next = ((param * f64::from(decay))? - moved)?;
         param.slice_set(&next, 0, 0)?;
         Ok(())
@@ -146,8 +110,9 @@ impl AdamW {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::model::store::Role;
+    use crate::model::store::{Grads, Params, Role};
     use crate::ops::testing::{close, random};
+    use crate::optim::rule::{Rule, State};
 
     #[test]
     fn kernel_matches_composed_form_over_steps() {
@@ -159,22 +124,22 @@ mod tests {
         params.set_trainable(|_| true);
         let mut state = State::new();
         let reference = start.copy().unwrap();
-        let zero = || start.zeros_like().unwrap();
-        let mut moments = Moments { m: zero(), v: zero(), step: 0 };
+        let layout = AdamW::layout(start.dims());
+        let mut slots = Slots::zeros(&layout, start.device()).unwrap();
         for step in 0..5u64 {
             let grad = random(10 + step, 40_000);
             let mut grads = Grads::new(&params);
             let (slot, _) = grads.slot(id, &grad).unwrap().unwrap();
             *slot = grad.copy().unwrap();
-            adamw.step(&params, &grads, &mut state, 0.5, |_| rate).unwrap();
-            moments.step += 1;
-            let t = moments.step as f64;
+            Rule::AdamW(adamw).step(&params, &grads, &mut state, 0.5, |_| rate).unwrap();
+            slots.step += 1;
+            let t = slots.step as f64;
             let consts = (
                 (rate.lr / (1.0 - 0.9f64.powf(t))) as f32,
                 (1.0 - 0.999f64.powf(t)).sqrt() as f32,
                 (1.0 - rate.lr * rate.weight_decay) as f32,
             );
-            adamw.update_composed(&reference, &grad, &mut moments, 0.5, consts).unwrap();
+            adamw.update_composed(&reference, &grad, &mut slots, 0.5, consts).unwrap();
             close(params.value(id), &reference, 1e-6);
         }
         assert_eq!(state[&id].step, 5);

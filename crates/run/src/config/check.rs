@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::error::{ConfigError, FieldError};
-use crate::fields::{FinetuningType, IntervalStrategy, SchedulerType, Stage};
+use crate::fields::{BadamMode, FinetuningType, IntervalStrategy, SchedulerType, Stage};
 
 /// Less than this is no validation split.
 const NO_SPLIT: f64 = 1e-6;
@@ -146,7 +146,22 @@ impl Config {
             "use_badam",
             "Cannot use GaLore, APOLLO or BAdam together.",
         );
+        self.check_badam(r);
         self.check_quantization(r, lora);
+    }
+
+    fn check_badam(&self, r: &mut Rules) {
+        r.refuse(
+            self.use_badam && self.badam_switch_interval == Some(0),
+            "badam_switch_interval",
+            "`badam_switch_interval` is a number of steps, or -1 to stay at one block.",
+        );
+        let ratio = self.use_badam && self.badam_mode == BadamMode::Ratio;
+        r.refuse(
+            ratio && self.badam_update_ratio <= 0.0,
+            "badam_update_ratio",
+            "`badam_update_ratio` must be above 0: it is the share of entries that are trained.",
+        );
     }
 
     fn check_quantization(&self, r: &mut Rules, lora: bool) {

@@ -48,9 +48,6 @@ template: qwen
 trust_remote_code: true
 val_size: 0.1
 warmup_steps: 0
-";
-
-const MISSION_BADAM: &str = "\
 badam_mode: layer
 badam_switch_interval: 50
 badam_switch_mode: ascending
@@ -66,7 +63,9 @@ const MISSION_FLAGS: &str = "--stage sft --do_train True --model_name_or_path Qw
     --logging_steps 5 --save_steps 100 --warmup_steps 0 --optim adamw_torch --packing False \
     --report_to none --output_dir saves/Qwen2-0.5B/full/train_test --fp16 True --plot_loss True \
     --ddp_timeout 180000000 --include_num_input_tokens_seen True --val_size 0.1 \
-    --eval_strategy steps --eval_steps 100 --per_device_eval_batch_size 2 --trust_remote_code";
+    --eval_strategy steps --eval_steps 100 --per_device_eval_batch_size 2 --trust_remote_code \
+    --use_badam True --badam_mode layer --badam_switch_mode ascending --badam_switch_interval 50 \
+    --badam_update_ratio 0.05";
 
 fn from_yaml(text: &str) -> Result<(Config, Vec<Notice>), ConfigError> {
     let root = tempfile::tempdir().unwrap();
@@ -83,22 +82,10 @@ fn from_json(value: Value) -> Result<(Config, Vec<Notice>), ConfigError> {
     Config::from_map(value.as_object().unwrap())
 }
 
-/// BAdam's rows are on, once the engine has it.
-fn badam_is_done() -> bool {
-    Field::find("use_badam").is_some_and(|field| field.class == Class::Done)
-}
-
 #[test]
 fn the_missions_run_reads_alike_from_a_file_and_from_flags() {
-    let (yaml, flags) = if badam_is_done() {
-        let flags: String =
-            MISSION_BADAM.lines().map(|line| format!(" --{}", line.replace(": ", " "))).collect();
-        (MISSION_YAML.to_owned() + MISSION_BADAM, MISSION_FLAGS.to_owned() + &flags)
-    } else {
-        (MISSION_YAML.to_owned(), MISSION_FLAGS.to_owned())
-    };
-    let (config, notices) = from_yaml(&yaml).unwrap();
-    let (same, mut same_notices) = from_flags(&flags).unwrap();
+    let (config, notices) = from_yaml(MISSION_YAML).unwrap();
+    let (same, mut same_notices) = from_flags(MISSION_FLAGS).unwrap();
     // The order of what was given is the order of `inert` and of the notices.
     same_notices.sort_by_key(|notice| notice.field);
     let mut sorted = notices.clone();

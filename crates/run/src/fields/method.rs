@@ -57,25 +57,25 @@ macro_rules! method_rows {
             later freeze_extra_modules: Vec<String> = "", Advanced,
                 "Names of modules outside the layers to train too."
                 { needs: Some(("finetuning_type", "freeze")) };
-            later use_badam: bool = "false", Advanced,
+            done use_badam: bool = "false", Advanced,
                 "Train one block of weights at a time with AdamW: full tuning in little memory (BAdam).";
-            later badam_mode: BadamMode = "layer", Advanced,
+            done badam_mode: BadamMode = "layer", Advanced,
                 "Blocks are layers, or a share of each weight's entries."
                 { needs: Some(("use_badam", "true")) };
-            later badam_start_block: Option<i64> = "null", Advanced, "Block to begin with."
+            done badam_start_block: Option<i64> = "null", Advanced, "Block to begin with."
                 { min: Some(0.0), max: Some(100_000.0), needs: Some(("use_badam", "true")) };
-            later badam_switch_mode: Option<BadamSwitchMode> = "ascending", Advanced,
+            done badam_switch_mode: Option<BadamSwitchMode> = "ascending", Advanced,
                 "In which order the blocks come." { needs: Some(("use_badam", "true")) };
-            later badam_switch_interval: Option<i64> = "50", Advanced,
-                "Steps before the next block; -1 never changes it."
+            done badam_switch_interval: Option<i64> = "50", Advanced,
+                "Steps before the next block in layer mode; -1 never changes it."
                 { unit: "steps", min: Some(-1.0), max: Some(1e9), needs: Some(("use_badam", "true")) };
-            later badam_update_ratio: f64 = "0.05", Advanced,
+            done badam_update_ratio: f64 = "0.05", Advanced,
                 "Share of the entries that ratio mode updates."
                 { min: Some(0.0), max: Some(1.0), needs: Some(("use_badam", "true")) };
-            later badam_mask_mode: BadamMaskMode = "adjacent", Advanced,
+            done badam_mask_mode: BadamMaskMode = "adjacent", Advanced,
                 "Whether ratio mode's entries lie side by side or scattered."
                 { needs: Some(("use_badam", "true")) };
-            later badam_verbose: i64 = "0", Advanced, "How much BAdam says in the log: 0, 1 or 2."
+            done badam_verbose: i64 = "0", Advanced, "How much BAdam says in the log: 0, 1 or 2."
                 { min: Some(0.0), max: Some(2.0), needs: Some(("use_badam", "true")) };
             later use_galore: bool = "false", Advanced,
                 "Keep the optimiser's moments of a low-rank projection of each gradient (GaLore).";

@@ -5,10 +5,11 @@ use serde_json::Value;
 use super::outcome::Outcome;
 use crate::db::events::{self, EventRow};
 use crate::db::metrics::{self, Series};
-use crate::db::runs::{self, RunRow, Status};
+use crate::db::runs::{RunRow, Status};
 use crate::web::error::Result;
 use crate::web::pages::curve::Curve;
 use crate::web::pages::format::{count, number, whole};
+use crate::web::pages::queue::reason;
 use crate::web::pages::text::Lang;
 use crate::web::pages::view::RunView;
 use crate::web::state::AppState;
@@ -142,12 +143,12 @@ fn class(text: &str) -> &'static str {
     }
 }
 
-/// What it does at present; while it waits, behind how many.
+/// What it does at present; while it waits, why.
 async fn phase(state: &AppState, row: &RunRow, lang: Lang) -> Result<String> {
     if row.status == Status::Queued {
-        let active = runs::in_status(&state.db, &[Status::Running, Status::Stopping]).await?.len();
-        let ahead = runs::queued_ahead(&state.db, row).await? + i64::try_from(active).unwrap_or(0);
-        return Ok(lang.fill("phase.ahead", &[&ahead]));
+        let queue = state.jobs.queue().await?;
+        let place = queue.waiting.iter().position(|waiting| waiting.id == row.id);
+        return Ok(reason(queue.why(place.unwrap_or(0)), lang));
     }
     let phase = row.phase.as_deref().filter(|_| row.status == Status::Running);
     let key = phase.unwrap_or(row.status.as_str());
