@@ -8,8 +8,6 @@
 
 use std::sync::Arc;
 
-use std::sync::Arc;
-
 use candle_core::{Device, Tensor};
 
 use super::entries::Entries;
@@ -119,13 +117,8 @@ impl Params {
         self.list[id.0].trainable
     }
 
-<<<<<<< HEAD
     /// Decides for each parameter whether it is trained; a quantised one never is.
-    pub fn set_trainable(&mut self, decide: impl Fn(&Param) -> bool) {
-=======
-    /// Decides for each parameter whether it is trained.
     pub fn set_trainable(&mut self, mut decide: impl FnMut(&Param) -> bool) {
->>>>>>> main
         for param in &mut self.list {
             param.trainable = param.packed.is_none() && decide(param);
         }
