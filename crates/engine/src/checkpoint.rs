@@ -17,11 +17,10 @@ use crate::error::{Error, Result};
 use crate::finish;
 use crate::model::save::write_safetensors;
 use crate::model::store::ParamId;
-use crate::model::weights::{Data, Dtype, read_safetensors};
+use crate::model::weights::{Dtype, read_state};
 use crate::observer::Observer;
 use crate::optim::rule::Slots;
 use crate::state::{self, State};
-use crate::tensor::from_vec;
 use crate::train::Run;
 
 /// A complete checkpoint to go on from.
@@ -137,7 +136,7 @@ pub fn load(run: &mut Run<'_>, from: &Path) -> Result<()> {
         run.optimiser.grads = badam.activate(block, &mut run.prepared.decoder.params);
     }
     let file = from.join(OPTIMIZER);
-    let mut tensors = read_safetensors(&file, Dtype::F32)?;
+    let mut tensors = read_state(&file)?;
     for id in run.prepared.decoder.params.trained() {
         let param = run.prepared.decoder.params.get(id);
         let mut slots = Vec::new();
@@ -146,14 +145,11 @@ pub fn load(run: &mut Run<'_>, from: &Path) -> Result<()> {
         for spec in layout {
             let key = format!("{}.{}", spec.name, param.name);
             let Some(found) = tensors.swap_remove(&key) else { continue };
-            if found.shape != spec.shape {
-                let why = format!("{key} is {:?}, not {:?}", found.shape, spec.shape);
+            if found.dims() != spec.shape || found.dtype() != spec.dtype {
+                let why = format!("{key} is {:?}, not {:?}", found.dims(), spec.shape);
                 return Err(Error::input(file.display().to_string(), why));
             }
-            match found.data {
-                Data::F32(values) => slots.push((spec.name, from_vec(values, found.shape)?)),
-                Data::Bf16(_) => return Err(Error::Internal("optimiser slots are f32".into())),
-            }
+            slots.push((spec.name, found));
         }
         match state.updates.get(&param.name) {
             Some(step) if slots.len() == all => {

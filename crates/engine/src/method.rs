@@ -1,37 +1,101 @@
 //! What the arguments say about the optimiser: its constants and the learning rate's course.
 
+use std::collections::BTreeSet;
+
 use run::config::Config;
-use run::fields::{BadamMode, SchedulerType};
+use run::fields::{BadamMode, GaloreProjType, Optim, SchedulerType};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::model::decoder::Decoder;
-use crate::model::store::Grads;
+use crate::model::store::{Grads, Param, Params, Role};
+use crate::ops::head::Objective;
 use crate::optim::adamw::AdamW;
+use crate::optim::galore::{GaLore, Side};
+use crate::optim::lion::Lion;
 use crate::optim::rule::{self, Rule};
 use crate::optim::schedule::{Kind, Schedule};
 use crate::step::Optimiser;
 
 /// The optimiser of a run whose trained parameters are decided.
-#[must_use]
-pub fn optimiser(config: &Config, decoder: &Decoder) -> Optimiser {
-    Optimiser {
-        rule: rule(config),
+///
+/// # Errors
+/// When `galore_target` names nothing.
+pub fn optimiser(config: &Config, decoder: &Decoder) -> Result<Optimiser> {
+    Ok(Optimiser {
+        rule: rule(config, &decoder.params)?,
         slots: rule::State::new(),
         max_grad_norm: config.max_grad_norm,
         weight_decay: config.weight_decay,
         grads: Grads::new(&decoder.params),
+    })
+}
+
+/// What a run minimises.
+#[must_use]
+pub fn objective(config: &Config) -> Objective {
+    match config.label_smoothing_factor {
+        _ if config.use_dft_loss => Objective::Dft,
+        e if e > 0.0 => Objective::Smoothed(e as f32),
+        _ => Objective::CrossEntropy,
     }
 }
 
 /// The update rule of a run.
-fn rule(config: &Config) -> Rule {
-    let adam =
-        AdamW { beta1: config.adam_beta1, beta2: config.adam_beta2, eps: config.adam_epsilon };
-    match config.use_badam && config.badam_mode == BadamMode::Ratio {
-        true => Rule::SparseAdam(adam),
-        false => Rule::AdamW(adam),
+fn rule(config: &Config, params: &Params) -> Result<Rule> {
+    let (beta1, beta2) = (config.adam_beta1, config.adam_beta2);
+    let adam = AdamW { beta1, beta2, eps: config.adam_epsilon };
+    if config.use_badam && config.badam_mode == BadamMode::Ratio {
+        return Ok(Rule::SparseAdam(adam));
     }
+    let rule = match config.optim {
+        Optim::AdamwTorch | Optim::AdamwTorchFused | Optim::PagedAdamw32bit => Rule::AdamW(adam),
+        Optim::Adamw8bit | Optim::AdamwBnb8bit | Optim::PagedAdamw8bit => Rule::AdamW8(adam),
+        Optim::Adafactor => Rule::Adafactor,
+        Optim::Sgd => Rule::Sgd,
+        Optim::Lion32bit | Optim::PagedLion32bit => Rule::Lion(Lion { beta1, beta2 }),
+        Optim::Lion8bit | Optim::PagedLion8bit => Rule::Lion8(Lion { beta1, beta2 }),
+    };
+    if !config.use_galore {
+        return Ok(rule);
+    }
+    Ok(Rule::GaLore(Box::new(GaLore {
+        inner: rule,
+        targets: galore_targets(config, params)?,
+        rank: config.galore_rank,
+        interval: config.galore_update_interval as u64,
+        scale: config.galore_scale,
+        side: match config.galore_proj_type {
+            GaloreProjType::Std => Side::Std,
+            GaloreProjType::ReverseStd => Side::ReverseStd,
+            GaloreProjType::Right => Side::Right,
+            GaloreProjType::Left => Side::Left,
+            GaloreProjType::Full => Side::Full,
+        },
+    })))
+}
+
+/// Names of the trained matrices that GaLore projects: linear layers whose name contains one of
+/// `galore_target`; `all` is each but the head.
+fn galore_targets(config: &Config, params: &Params) -> Result<BTreeSet<String>> {
+    let wanted = &config.galore_target;
+    let all = wanted.len() == 1 && wanted[0] == "all";
+    let linear = |p: &Param| match p.role {
+        Role::Matrix => true,
+        Role::Embedding => !all && p.name == "lm_head.weight",
+        _ => false,
+    };
+    let trained = || params.iter().map(|(_, p)| p).filter(|p| p.trainable && linear(p));
+    let named = |p: &&Param| all || wanted.iter().any(|w| p.name.contains(w.as_str()));
+    let found: BTreeSet<String> = trained().filter(named).map(|p| p.name.clone()).collect();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let module = |p: &Param| Some(p.name.strip_suffix(".weight")?.rsplit('.').next()?.to_owned());
+    let known: BTreeSet<String> = trained().filter_map(module).collect();
+    let known = known.into_iter().collect::<Vec<_>>().join(", ");
+    let why = format!("no trained linear layer is called {}; there are {known}", wanted.join(", "));
+    Err(Error::input("galore_target", why))
 }
 
 /// The learning rate's course over `total` steps.

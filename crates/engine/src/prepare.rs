@@ -15,6 +15,7 @@ use crate::data::template::{Template, TemplateOptions};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tools::RunDate;
 use crate::error::{Error, Result};
+use crate::method;
 use crate::model::adapter_file::read_adapter;
 use crate::model::config::{ModelConfig, check_vocab};
 use crate::model::decoder::Decoder;
@@ -90,7 +91,8 @@ pub fn load(
     let texts = load_texts(config, around, &location, Some(&model_config), io)?;
     check_ids(&texts.dataset, &model_config)?;
     io.phase(Phase::Model)?;
-    let (decoder, lora) = load_model(config, &location, model_config, resume, io)?;
+    let (mut decoder, lora) = load_model(config, &location, model_config, resume, io)?;
+    decoder.set_objective(method::objective(config));
     let sequences = |rows: Vec<Row>| rows.into_iter().map(sequence).collect::<Vec<_>>();
     let load::Dataset { train, eval, .. } = texts.dataset;
     Ok(Prepared {

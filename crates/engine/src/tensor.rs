@@ -2,9 +2,11 @@
 //! vector without a copy.
 //!
 //! Kernels of `ops` work on slices; tensors are what layers pass to each other. On a CPU device
-//! these helpers never copy. All tensors of the engine are contiguous f32.
+//! these helpers never copy. All tensors of the engine are contiguous f32,
+//! but for the optimiser's 8-bit moments.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
@@ -54,17 +56,48 @@ pub fn view(tensor: &Tensor) -> Result<View<'_>> {
 /// # Errors
 /// When the tensor is elsewhere, of another dtype, or strided; and what `write` returns.
 pub fn update<R>(tensor: &Tensor, write: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
-    let op = InPlace { write: RefCell::new(Some(write)), out: RefCell::new(None) };
+    in_place(tensor, write)
+}
+
+/// As [`update`], for a tensor of bytes.
+///
+/// # Errors
+/// As [`update`].
+pub fn update_bytes<R>(tensor: &Tensor, write: impl FnOnce(&mut [u8]) -> R) -> Result<R> {
+    in_place(tensor, write)
+}
+
+fn in_place<T: Element, R>(tensor: &Tensor, write: impl FnOnce(&mut [T]) -> R) -> Result<R> {
+    let op = InPlace { write: RefCell::new(Some(write)), out: RefCell::new(None), of: PhantomData };
     tensor.inplace_op1(&op)?;
     op.out.into_inner().ok_or_else(|| Error::Internal("an in-place kernel did not run".into()))
 }
 
-struct InPlace<F, R> {
-    write: RefCell<Option<F>>,
-    out: RefCell<Option<R>>,
+/// What a CPU tensor written in place may hold.
+trait Element: Sized {
+    /// The elements, where they are of this type.
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
 
-impl<F: FnOnce(&mut [f32]) -> R, R> InplaceOp1 for InPlace<F, R> {
+impl Element for f32 {
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(data) = storage { Some(data) } else { None }
+    }
+}
+
+impl Element for u8 {
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::U8(data) = storage { Some(data) } else { None }
+    }
+}
+
+struct InPlace<T, F, R> {
+    write: RefCell<Option<F>>,
+    out: RefCell<Option<R>>,
+    of: PhantomData<T>,
+}
+
+impl<T: Element, F: FnOnce(&mut [T]) -> R, R> InplaceOp1 for InPlace<T, F, R> {
     fn name(&self) -> &'static str {
         "in-place kernel"
     }
@@ -73,8 +106,8 @@ impl<F: FnOnce(&mut [f32]) -> R, R> InplaceOp1 for InPlace<F, R> {
         let Some((start, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("an in-place kernel was given a strided tensor");
         };
-        let CpuStorage::F32(data) = storage else {
-            candle_core::bail!("an in-place kernel was given a tensor that is not f32");
+        let Some(data) = T::of(storage) else {
+            candle_core::bail!("an in-place kernel was given a tensor of another dtype");
         };
         if let Some(write) = self.write.borrow_mut().take() {
             *self.out.borrow_mut() = Some(write(&mut data[start..end]));
@@ -111,6 +144,10 @@ mod tests {
         assert_eq!(&*view(&row).unwrap(), [3.0, 4.0]);
         update(&row, |s| s[0] = 9.0).unwrap();
         assert_eq!(&*view(&t).unwrap(), [1.0, 2.0, 9.0, 4.0]);
+        let bytes = Tensor::zeros(3, DType::U8, &Device::Cpu).unwrap();
+        update_bytes(&bytes, |b| b[1] = 7).unwrap();
+        assert_eq!(bytes.to_vec1::<u8>().unwrap(), [0, 7, 0]);
+        assert!(update(&bytes, |_| ()).is_err());
         assert!(view(&t.t().unwrap()).is_err());
         assert!(view(&t.to_dtype(DType::F64).unwrap()).is_err());
     }

@@ -94,7 +94,7 @@ impl<'a> Run<'a> {
         let prepared = prepare::load(config, around, from, io)?;
         let plan = Plan::new(config, prepared.train.len())?;
         let schedule = method::schedule(config, plan.total_steps)?;
-        let optimiser = method::optimiser(config, &prepared.decoder);
+        let optimiser = method::optimiser(config, &prepared.decoder)?;
         let badam = Badam::new(config, &prepared.decoder.params)?;
         let state = State::default();
         let mut run =

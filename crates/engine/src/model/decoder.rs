@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::ops::activation::Gate;
 use crate::ops::attention::Attention;
 use crate::ops::embedding;
-use crate::ops::head::{Head, Loss, WeightGrad, gather_rows, scatter_rows};
+use crate::ops::head::{Head, Loss, Objective, WeightGrad, gather_rows, scatter_rows};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Angles;
 use crate::quant::Packed;
@@ -132,7 +132,7 @@ impl Decoder {
         let blocks = (0..config.num_hidden_layers)
             .map(|l| block(&config, &params, norm, l))
             .collect::<Result<_>>()?;
-        let head = Head { softcap: config.final_logit_softcapping };
+        let head = Head { softcap: config.final_logit_softcapping, ..Head::default() };
         Ok(Self { config, params, blocks, embed, final_norm, lm_head, norm, head })
     }
 
@@ -140,6 +140,11 @@ impl Decoder {
     #[must_use]
     pub fn outer_params(&self) -> [ParamId; 3] {
         [self.embed, self.final_norm, self.lm_head]
+    }
+
+    /// Chooses what is minimised.
+    pub fn set_objective(&mut self, objective: Objective) {
+        self.head.objective = objective;
     }
 
     /// Trains on a micro-batch: adds the gradients of `scale * sum of cross-entropy`.

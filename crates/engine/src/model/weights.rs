@@ -10,9 +10,11 @@ mod read;
 
 use std::path::Path;
 
+use candle_core::{Device, Tensor};
 use half::bf16;
 use indexmap::IndexMap;
 use rayon::prelude::*;
+use safetensors::tensor::Dtype as StDtype;
 
 use index::{Entry, Index};
 pub use quantised::read_folder_quantised;
@@ -118,6 +120,32 @@ pub fn read_folder(dir: &Path, config: &ModelConfig, dtype: Dtype) -> Result<Loa
 pub fn read_safetensors(path: &Path, dtype: Dtype) -> Result<Weights> {
     let index = Index::open_file(path)?;
     read_all(&index, index.entries.iter().map(|(name, entry)| (name.as_str(), entry)), dtype)
+}
+
+/// Reads every tensor of a file of optimiser state: f32 and bytes, as they are.
+///
+/// # Errors
+/// As [`read_folder`].
+pub fn read_state(path: &Path) -> Result<IndexMap<String, Tensor>> {
+    let index = Index::open_file(path)?;
+    let mut out = IndexMap::new();
+    for (name, entry) in &index.entries {
+        let shape = entry.shape.as_slice();
+        let tensor = if entry.dtype == StDtype::U8 {
+            let bytes = read::bytes(&index.files[entry.file].1, entry)
+                .map_err(|e| Error::io("read", path, e))?;
+            Tensor::from_vec(bytes, shape, &Device::Cpu)?
+        } else {
+            let one = read_all(&index, std::iter::once((name.as_str(), entry)), Dtype::F32)?;
+            let data = one.into_iter().next().map(|(_, weight)| weight.data);
+            let Some(Data::F32(values)) = data else {
+                return Err(Error::Internal(format!("{name} was not read as f32")));
+            };
+            Tensor::from_vec(values, shape, &Device::Cpu)?
+        };
+        out.insert(name.clone(), tensor);
+    }
+    Ok(out)
 }
 
 fn read_all<'a>(

@@ -13,13 +13,27 @@ use crate::error::{Error, Result};
 use crate::model::entries::Entries;
 use crate::model::store::{Grads, Param, ParamId, Params};
 use crate::optim::adamw::AdamW;
-use crate::optim::sparse_adam;
+use crate::optim::galore::GaLore;
+use crate::optim::lion::{self, Lion};
+use crate::optim::{adafactor, eight_bit, sparse_adam};
 
 /// How gradients become updates.
 #[derive(Clone, Debug)]
 pub enum Rule {
     /// AdamW in f32.
     AdamW(AdamW),
+    /// AdamW with moments of 8 bits.
+    AdamW8(AdamW),
+    /// Adafactor with the run's learning rate.
+    Adafactor,
+    /// The sign of a momentum.
+    Lion(Lion),
+    /// The same with a momentum of 8 bits.
+    Lion8(Lion),
+    /// Gradient descent, which remembers nothing.
+    Sgd,
+    /// Another rule's memory, kept of projections.
+    GaLore(Box<GaLore>),
     /// Adam on some entries of each parameter.
     SparseAdam(AdamW),
 }
@@ -40,13 +54,21 @@ pub struct Spec {
     pub name: &'static str,
     /// Its dimensions.
     pub shape: Vec<usize>,
+    /// f32, or bytes that stand for 8-bit codes.
+    pub dtype: DType,
 }
 
 impl Spec {
     /// A tensor of f32.
     #[must_use]
     pub fn f32(name: &'static str, shape: &[usize]) -> Self {
-        Self { name, shape: shape.to_vec() }
+        Self { name, shape: shape.to_vec(), dtype: DType::F32 }
+    }
+
+    /// A tensor of bytes.
+    #[must_use]
+    pub fn bytes(name: &'static str, shape: &[usize]) -> Self {
+        Self { name, shape: shape.to_vec(), dtype: DType::U8 }
     }
 }
 
@@ -67,7 +89,7 @@ impl Slots {
     /// # Errors
     /// When the device cannot allocate them.
     pub fn zeros(layout: &[Spec], device: &Device) -> Result<Self> {
-        let zero = |s: &Spec| Ok((s.name, Tensor::zeros(s.shape.as_slice(), DType::F32, device)?));
+        let zero = |s: &Spec| Ok((s.name, Tensor::zeros(s.shape.as_slice(), s.dtype, device)?));
         Ok(Self { step: 0, tensors: layout.iter().map(zero).collect::<Result<_>>()? })
     }
 
@@ -108,8 +130,21 @@ impl Rule {
     #[must_use]
     pub fn layout(&self, param: &Param, entries: Option<&Entries>) -> Vec<Spec> {
         match self {
-            Self::AdamW(_) => AdamW::layout(param.value.dims()),
             Self::SparseAdam(_) => AdamW::layout(&[entries.map_or(0, Entries::len)]),
+            Self::GaLore(galore) => galore.layout(param),
+            _ => self.dense_layout(param.value.dims()),
+        }
+    }
+
+    /// What a rule that looks at nothing but shapes remembers of a tensor.
+    pub(super) fn dense_layout(&self, shape: &[usize]) -> Vec<Spec> {
+        match self {
+            Self::AdamW(_) | Self::SparseAdam(_) => AdamW::layout(shape),
+            Self::AdamW8(_) => eight_bit::adamw_layout(shape),
+            Self::Adafactor => adafactor::layout(shape),
+            Self::Lion(_) => Lion::layout(shape),
+            Self::Lion8(_) => eight_bit::lion_layout(shape),
+            Self::Sgd | Self::GaLore(_) => Vec::new(),
         }
     }
 
@@ -151,11 +186,34 @@ impl Rule {
         rate: Rate,
     ) -> Result<()> {
         match (self, entries) {
-            (Self::AdamW(adamw), None) => adamw.update(&param.value, grad, slots, clip, rate),
             (Self::SparseAdam(adam), Some(entries)) => {
                 sparse_adam::step(adam, &param.value, entries, grad, slots, clip, rate.lr)
             }
+            (Self::GaLore(galore), None) => galore.update(param, grad, slots, clip, rate),
+            (_, None) => self.dense_update(&param.value, grad, slots, clip, rate),
             _ => Err(Error::Internal(format!("this rule cannot move a part of {}", param.name))),
+        }
+    }
+
+    /// One update of `value` from `grad * clip` by a rule that looks at nothing but shapes.
+    pub(super) fn dense_update(
+        &self,
+        value: &Tensor,
+        grad: &Tensor,
+        slots: &mut Slots,
+        clip: f32,
+        rate: Rate,
+    ) -> Result<()> {
+        match self {
+            Self::AdamW(adamw) => adamw.update(value, grad, slots, clip, rate),
+            Self::AdamW8(adamw) => eight_bit::adamw_step(adamw, value, grad, slots, clip, rate),
+            Self::Adafactor => adafactor::step(value, grad, slots, clip, rate),
+            Self::Lion(lion) => lion.update(value, grad, slots, clip, rate),
+            Self::Lion8(lion) => eight_bit::lion_step(lion, value, grad, slots, clip, rate),
+            Self::Sgd => lion::sgd(value, grad, clip, rate),
+            Self::GaLore(_) | Self::SparseAdam(_) => {
+                Err(Error::Internal("this rule moves parameters, not bare tensors".into()))
+            }
         }
     }
 }

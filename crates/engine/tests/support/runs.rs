@@ -106,13 +106,18 @@ pub fn config(output_dir: &Path, more: Value) -> Config {
     config
 }
 
-/// Trains; with `stop_after`, only so far.
-pub fn run(config: &Config, stop_after: Option<u64>) -> (Outcome, Watch) {
-    let around = Surroundings {
+/// A world without hubs.
+pub fn around() -> Surroundings {
+    Surroundings {
         hub: HubEnv { hf_cache: PathBuf::new(), ms_cache: PathBuf::new() },
         started_unix_s: 1_790_000_000,
         cores: 2,
-    };
+    }
+}
+
+/// Trains; with `stop_after`, only so far.
+pub fn run(config: &Config, stop_after: Option<u64>) -> (Outcome, Watch) {
+    let around = around();
     let mut watch = Watch { stop_after, ..Watch::default() };
     let outcome = train(config, &around, &mut watch).unwrap();
     (outcome, watch)

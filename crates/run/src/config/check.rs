@@ -147,6 +147,21 @@ impl Config {
             "Cannot use GaLore, APOLLO or BAdam together.",
         );
         self.check_badam(r);
+        let galore_optim = ["adamw_torch", "adamw_torch_fused", "adafactor"];
+        let named = self.optim.name();
+        r.refuse(
+            self.use_galore
+                && !galore_optim.contains(&named)
+                && !named.ends_with("adamw_8bit")
+                && named != "adamw_bnb_8bit",
+            "optim",
+            &format!("Unknown optim: {named}. GaLore knows adamw_torch, adamw_8bit and adafactor."),
+        );
+        r.refuse(
+            self.use_dft_loss && self.label_smoothing_factor > 0.0,
+            "use_dft_loss",
+            "`use_dft_loss` and `label_smoothing_factor` are two losses; choose one.",
+        );
         self.check_quantization(r, lora);
     }
 

@@ -73,8 +73,21 @@ choices! {
     IntervalStrategy { No = "no" | "false" | "none" | "off", Steps = "steps", Epoch = "epoch" }
     /// When a checkpoint is written.
     SaveStrategy { No = "no" | "false" | "none" | "off", Steps = "steps", Epoch = "epoch", Best = "best" }
-    /// The optimiser. Both are the same AdamW here.
-    Optim { AdamwTorch = "adamw_torch", AdamwTorchFused = "adamw_torch_fused" }
+    /// The optimiser, as transformers calls it. Fused and paged ones are the same here.
+    Optim {
+        AdamwTorch = "adamw_torch",
+        AdamwTorchFused = "adamw_torch_fused",
+        PagedAdamw32bit = "paged_adamw_32bit",
+        Adamw8bit = "adamw_8bit",
+        AdamwBnb8bit = "adamw_bnb_8bit",
+        PagedAdamw8bit = "paged_adamw_8bit",
+        Adafactor = "adafactor",
+        Lion32bit = "lion_32bit",
+        PagedLion32bit = "paged_lion_32bit",
+        Lion8bit = "lion_8bit",
+        PagedLion8bit = "paged_lion_8bit",
+        Sgd = "sgd",
+    }
     /// How several datasets become one.
     MixStrategy {
         Concat = "concat",

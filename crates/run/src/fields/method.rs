@@ -77,22 +77,20 @@ macro_rules! method_rows {
                 { needs: Some(("use_badam", "true")) };
             done badam_verbose: i64 = "0", Advanced, "How much BAdam says in the log: 0, 1 or 2."
                 { min: Some(0.0), max: Some(2.0), needs: Some(("use_badam", "true")) };
-            later use_galore: bool = "false", Advanced,
+            done use_galore: bool = "false", Advanced,
                 "Keep the optimiser's moments of a low-rank projection of each gradient (GaLore).";
-            later galore_target: Vec<String> = "all", Advanced,
+            done galore_target: Vec<String> = "all", Advanced,
                 "Names of the linear layers that GaLore projects." { needs: Some(("use_galore", "true")) };
-            later galore_rank: usize = "16", Advanced, "Rank of GaLore's projection."
+            done galore_rank: usize = "16", Advanced, "Rank of GaLore's projection."
                 { min: Some(1.0), max: Some(65_536.0), needs: Some(("use_galore", "true")) };
-            later galore_update_interval: usize = "200", Advanced,
+            done galore_update_interval: usize = "200", Advanced,
                 "Steps between new projections."
                 { unit: "steps", min: Some(1.0), needs: Some(("use_galore", "true")) };
-            later galore_scale: f64 = "2.0", Advanced, "Scale of GaLore's updates."
+            done galore_scale: f64 = "2.0", Advanced, "Scale of GaLore's updates."
                 { min: Some(0.0), max: Some(1e6), needs: Some(("use_galore", "true")) };
-            later galore_proj_type: GaloreProjType = "std", Advanced,
+            done galore_proj_type: GaloreProjType = "std", Advanced,
                 "Which side of a gradient is projected." { needs: Some(("use_galore", "true")) };
-            later galore_layerwise: bool = "false", Advanced,
-                "Update each layer as soon as its gradient is there." { needs: Some(("use_galore", "true")) };
-            later use_dft_loss: bool = "false", Advanced,
+            done use_dft_loss: bool = "false", Advanced,
                 "Weigh each token's loss by its own probability (DFT).";
         }
     } {
@@ -145,6 +143,9 @@ macro_rules! method_rows {
             never("this optimiser is not supported; use adamw_torch") {
                 use_adam_mini: bool = "false";
                 use_muon: bool = "false";
+            }
+            never("a layer is updated when all gradients are there; leave it false") {
+                galore_layerwise: bool = "false";
             }
             never("Megatron is another program") { use_mca: bool = "false"; }
             never("training on several machines is not supported") {

@@ -14,7 +14,7 @@ macro_rules! training_rows {
                 "Size of the steps at the peak; about 1e-4 for lora and 1e-5 for full."
                 { min: Some(0.0), max: Some(1e3) };
             done optim: Optim = "adamw_torch_fused", Advanced,
-                "The optimiser; both names mean the same AdamW here.";
+                "The optimiser: AdamW, with 8 bits a quarter of its memory, Adafactor less still, Lion, or plain descent.";
             done weight_decay: f64 = "0.0", Advanced,
                 "How much each step shrinks the weights (norms and biases excepted)."
                 { min: Some(0.0), max: Some(1e3) };
@@ -26,7 +26,7 @@ macro_rules! training_rows {
                 { min: Some(0.0), max: Some(1.0) };
             done max_grad_norm: f64 = "1.0", Advanced,
                 "Longer gradients are cut to this length; 0 cuts none." { min: Some(0.0), max: Some(1e9) };
-            later label_smoothing_factor: f64 = "0.0", Advanced,
+            done label_smoothing_factor: f64 = "0.0", Advanced,
                 "Share of the target that is spread over all tokens." { min: Some(0.0), max: Some(0.999) };
             later neftune_noise_alpha: Option<f64> = "null", Advanced,
                 "Strength of the noise added to embeddings in training (NEFTune)."
@@ -62,7 +62,7 @@ macro_rules! training_rows {
     } {
         $($others)*
         Optim {
-            never("AdamW takes no further arguments here") { optim_args: Option<String> = "null"; }
+            never("the optimisers take no further arguments here") { optim_args: Option<String> = "null"; }
             never("give `galore_target` instead") { optim_target_modules: Vec<String> = ""; }
             idle("there is one device") { average_tokens_across_devices: bool = "true"; }
             idle("rows are encoded once and stay in memory; there are no loader processes") {

@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::tensor::{Dtype as StDtype, Metadata, TensorInfo};
@@ -20,7 +20,7 @@ pub(super) fn width(dtype: Dtype) -> usize {
     }
 }
 
-/// Writes f32 tensors into a safetensors file, sorted by name, with the metadata that
+/// Writes tensors into a safetensors file, f32 as `dtype` and bytes as they are, sorted by name, with the metadata that
 /// transformers asks for. The file appears whole or not at all; a tensor elsewhere than in main
 /// memory is fetched when its turn comes.
 ///
@@ -59,15 +59,17 @@ impl From<std::io::Error> for Failure {
 
 /// The header, filled up with spaces so that the data begins at a multiple of eight.
 fn header(tensors: &[(&str, &Tensor)], dtype: Dtype) -> Result<Vec<u8>> {
-    let format = match dtype {
-        Dtype::F32 => StDtype::F32,
-        Dtype::Bf16 => StDtype::BF16,
+    let format = |tensor: &Tensor| match (tensor.dtype(), dtype) {
+        (DType::U8, _) => (StDtype::U8, 1),
+        (_, Dtype::F32) => (StDtype::F32, width(dtype)),
+        (_, Dtype::Bf16) => (StDtype::BF16, width(dtype)),
     };
     let mut end = 0;
     let mut infos = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let start = end;
-        end += tensor.elem_count() * width(dtype);
+        let (format, width) = format(tensor);
+        end += tensor.elem_count() * width;
         let shape = tensor.dims().to_vec();
         let info = TensorInfo { dtype: format, shape, data_offsets: (start, end) };
         infos.push(((*name).to_owned(), info));
@@ -85,6 +87,11 @@ fn write(out: &mut impl Write, tensor: &Tensor, dtype: Dtype) -> Result<(), Fail
     const CHUNK: usize = 1 << 16;
     let candle = |e: candle_core::Error| Failure::Engine(e.into());
     let here = tensor.to_device(&Device::Cpu).and_then(|t| t.contiguous()).map_err(candle)?;
+    if here.dtype() == DType::U8 {
+        let bytes = here.flatten_all().and_then(|t| t.to_vec1::<u8>()).map_err(candle)?;
+        out.write_all(&bytes)?;
+        return Ok(());
+    }
     let data = view(&here).map_err(Failure::Engine)?;
     match dtype {
         Dtype::F32 => out.write_all(bytemuck::cast_slice(&data))?,

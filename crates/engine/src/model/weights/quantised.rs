@@ -73,7 +73,7 @@ fn held(
             Ok((plain()?, Some(format!("rows of {cols} numbers are no whole number of blocks"))))
         }
         (true, _, Some(format)) => {
-            let bytes = read::raw(file, entry)
+            let bytes = read::bytes(file, entry)
                 .map_err(|e| read_error(path, &spec.name, entry, read::Failure::Io(e)))?;
             Ok((Held::Packed(Packed::new(format, rows, cols, bytes)?), None))
         }

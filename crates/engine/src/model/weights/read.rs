@@ -55,8 +55,8 @@ pub(super) fn tensor(file: &File, entry: &Entry, dtype: Dtype) -> Result<Data, F
     }
 }
 
-/// A tensor's bytes.
-pub(super) fn raw(file: &File, entry: &Entry) -> io::Result<Vec<u8>> {
+/// A tensor of bytes.
+pub(super) fn bytes(file: &File, entry: &Entry) -> io::Result<Vec<u8>> {
     plain(file, entry)
 }
 
