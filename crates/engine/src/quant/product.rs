@@ -31,6 +31,16 @@ thread_local! {
     static BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Runs `work` on a buffer of this thread with `len` numbers, whatever they are.
+fn with_panel<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0.0);
+        }
+        work(&mut buffer[..len])
+    })
+}
+
 /// A destination whose columns are shared out among tiles.
 struct Columns {
     start: *mut f32,
@@ -125,8 +135,7 @@ impl Matrix for Packed {
         let (columns, step) = (Columns::new(&mut y, o), self.tile_rows());
         (0..o.div_ceil(step)).into_par_iter().for_each(|tile| {
             let rows = tile * step..o.min((tile + 1) * step);
-            BUFFER.with_borrow_mut(|panel| {
-                panel.resize(rows.len() * d, 0.0);
+            with_panel(rows.len() * d, |panel| {
                 self.unpack(rows.clone(), 0, d, panel);
                 let (a, b) = (Mat::new(&x, t, d, d), Mat::new(panel, rows.len(), d, d).t());
                 #[expect(
@@ -153,10 +162,10 @@ impl Matrix for Packed {
             let columns = Columns::new(dx, d);
             (0..d.div_ceil(width)).into_par_iter().for_each(|tile| {
                 let cols = tile * width..d.min((tile + 1) * width);
-                BUFFER.with_borrow_mut(|panel| {
+                with_panel(depth * cols.len(), |panel| {
                     for from in (0..o).step_by(depth) {
                         let rows = from..o.min(from + depth);
-                        panel.resize(rows.len() * cols.len(), 0.0);
+                        let panel = &mut panel[..rows.len() * cols.len()];
                         self.unpack(rows.clone(), cols.start, cols.len(), panel);
                         let a = Mat::new(&dy[from..], t, rows.len(), o);
                         let b = Mat::new(panel, rows.len(), cols.len(), cols.len());
@@ -196,8 +205,7 @@ impl Matrix for Packed {
 
     fn row_norms(&self) -> Result<Vec<f32>> {
         let norm = |row| {
-            BUFFER.with_borrow_mut(|panel| {
-                panel.resize(self.cols, 0.0);
+            with_panel(self.cols, |panel| {
                 self.unpack(row..row + 1, 0, self.cols, panel);
                 with_simd(
                     #[inline(always)]
