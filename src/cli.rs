@@ -39,6 +39,8 @@ enum Command {
     Data(RunArgs),
     /// Print the loss on eval_dataset, the val_size split, or dataset; JSON on the last line.
     Eval(RunArgs),
+    /// Print how much memory a run will take, part by part; JSON on the last line.
+    Estimate(RunArgs),
     /// Start the dashboard, queue the sample run and follow it here.
     Demo(ServeArgs),
     /// One run on behalf of the server.
@@ -103,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train(&args),
         Command::Data(args) => data(&args),
         Command::Eval(args) => eval(&args),
+        Command::Estimate(args) => estimate(&args),
         Command::Worker(args) => work(&args),
     }
 }
@@ -233,6 +236,13 @@ fn data(args: &RunArgs) -> ExitCode {
 fn eval(args: &RunArgs) -> ExitCode {
     match run_args::read(&args.words, Purpose::Eval) {
         Ok((config, notices, _)) => report(notices, engine::eval(&config)),
+        Err(error) => wrong(&error),
+    }
+}
+
+fn estimate(args: &RunArgs) -> ExitCode {
+    match run_args::read(&args.words, Purpose::Train) {
+        Ok((config, notices, _)) => report(notices, engine::estimate(&config)),
         Err(error) => wrong(&error),
     }
 }

@@ -72,6 +72,31 @@ pub fn eval(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prints a run's memory: a table in MiB, the largest part, and one line of JSON in bytes.
+///
+/// # Errors
+/// When the model cannot be found or read.
+pub fn estimate(config: &Config) -> Result<(), Failure> {
+    let found = engine::estimate::of_run(config, &surroundings(config))?;
+    let mut text = format!("{:<12} {:>9} {:>9} {:>9}  MiB\n", "", "low", "expected", "high");
+    let mut line = serde_json::Map::new();
+    for part in found.parts.iter().chain([&found.total()]) {
+        let mib = [part.low, part.expected, part.high].map(|bytes| bytes / 1_048_576.0);
+        text += &format!("{:<12} {:>9.1} {:>9.1} {:>9.1}\n", part.name, mib[0], mib[1], mib[2]);
+        let bytes = [part.low, part.expected, part.high].map(|bytes| bytes as u64);
+        line.insert(part.name.to_owned(), json!(bytes));
+    }
+    let (trained, all) = found.params;
+    text += &format!("{trained} of {all} parameters are trained");
+    if let Some(part) = found.largest() {
+        text += &format!("; the largest part is {}", part.name);
+    }
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{text}\n{}", serde_json::Value::Object(line));
+    written.map_err(|source| Error::Io { op: "write", path: PathBuf::from("stdout"), source })?;
+    Ok(())
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { code: error.exit_code(), message: error.to_string() }

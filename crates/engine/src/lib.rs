@@ -8,6 +8,7 @@
 //! - [`prepare`]: everything before the first step; [`finish`]: what a run leaves behind
 //! - [`state`], [`checkpoint`]: what survives a kill
 //! - [`report`], [`sample`], [`eval`], [`generate`], [`task`]: what is told, measured and answered
+//! - [`estimate`]: how much memory a run will take
 //! - [`data`]: from dataset files to token ids; [`batch`]: rows laid end to end
 //! - [`model`]: configs, weights, the decoder, adapters, files
 //! - [`ops`]: the decoder's operations, each with both directions
@@ -20,6 +21,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod estimate;
 pub mod eval;
 pub mod finish;
 pub mod generate;

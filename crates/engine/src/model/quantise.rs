@@ -75,6 +75,16 @@ impl Plan {
         matrix && !self.plain.iter().any(module)
     }
 
+    /// Bits of each number of a weight that is quantised.
+    #[must_use]
+    pub fn bits(&self) -> f64 {
+        match self.target {
+            Target::FourBit { double: true, .. } => 4.127,
+            Target::FourBit { double: false, .. } => 4.5,
+            Target::Eight => 8.5,
+        }
+    }
+
     /// Whether a weight with rows of `cols` numbers can be quantised.
     #[must_use]
     pub fn divides(&self, cols: usize) -> bool {
