@@ -112,3 +112,11 @@ impl Db {
         self.writer.close().await;
     }
 }
+
+/// SQLite's own version.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn version(db: &Db) -> Result<String> {
+    Ok(sqlx::query_scalar("select sqlite_version()").fetch_one(db.read()).await?)
+}

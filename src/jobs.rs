@@ -5,7 +5,7 @@
 //! - [`queue`]: what waits, why, and in which order.
 //! - `supervisor`: the queue's loop, and one task for each run that has a worker: it reads what the worker writes,
 //!   notices its death within a second, restarts it, adopts it after a restart of the server.
-//! - [`spawn`]: processes. [`ingest`]: files. [`bells`]: who waits for news.
+//! - [`vitals`]: what the workers use. [`spawn`]: processes. [`ingest`]: files. [`bells`]: who waits for news.
 
 pub mod bells;
 mod create;
@@ -16,6 +16,7 @@ pub mod queue;
 pub mod spawn;
 pub mod state;
 mod supervisor;
+pub mod vitals;
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ struct Inner {
     roots: Roots,
     clock: Arc<dyn Clock>,
     bells: Bells,
+    ward: vitals::Ward,
     /// Wakes the queue.
     nudge: Notify,
     /// Ends every task; workers go on.
@@ -148,7 +150,8 @@ impl Jobs {
         stop: CancellationToken,
     ) -> Self {
         let (bells, nudge, gate) = (Bells::default(), Notify::new(), tokio::sync::Mutex::new(()));
-        Self(Arc::new(Inner { db, config, roots, clock, bells, nudge, stop, gate }))
+        let ward = vitals::Ward::default();
+        Self(Arc::new(Inner { db, config, roots, clock, bells, ward, nudge, stop, gate }))
     }
 
     /// Adopts the workers of the server before this one, then takes runs from the queue until the stop token.
@@ -247,6 +250,12 @@ impl Jobs {
         };
         write_wish(&RunDir::new(&row.output_dir), wanted).await?;
         Ok(row)
+    }
+
+    /// What the worker of a run uses, where it has one.
+    #[must_use]
+    pub fn vitals(&self, id: &str) -> Option<vitals::Vitals> {
+        self.0.ward.of(id)
     }
 
     /// Changes whenever the run has new events.

@@ -2,11 +2,12 @@
 //!
 //! - [`cli`]: the command line; with [`worker`] the only importer of the engine.
 //! - [`worker`]: one run in this process: lock, journal, control file, engine.
-//! - [`plot`] draws `training_loss.png`.
+//! - [`plot`] draws `training_loss.png`, and several runs over each other.
 //! - [`config`]: what `tallow serve` is told, validated once.
 //! - [`lifecycle`]: start, signals, shutdown of the server.
 //! - [`clock`]: the only caller of the wall clock.
 //! - [`files`]: the data folder and the confinement of user-named paths.
+//! - [`machine`]: what Linux tells of cores, memory and disk.
 //! - [`telemetry`]: log set-up.
 //! - [`db`]: SQLite; every SQL string of the program.
 //! - [`jobs`]: queue, supervisor, adoption, ingest. No HTTP.
@@ -35,6 +36,7 @@ pub mod db;
 pub mod files;
 pub mod jobs;
 pub mod lifecycle;
+pub mod machine;
 pub mod plot;
 pub mod telemetry;
 pub mod web;

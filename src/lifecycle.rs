@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::ServerConfig;
 use crate::db::{Db, DbError};
 use crate::files::Roots;
@@ -93,7 +93,8 @@ impl Server {
         let (config, clock, stop) =
             (Arc::new(config), Arc::new(SystemClock), CancellationToken::new());
         let jobs = Jobs::new(db.clone(), config.clone(), roots, clock.clone(), stop.clone());
-        let state = AppState { db, jobs, config, auth: Arc::new(auth), clock, stop };
+        let started_ms = clock.now_ms();
+        let state = AppState { db, jobs, config, auth: Arc::new(auth), clock, started_ms, stop };
         Ok(Self { listener, state, fresh_token, _lock: lock })
     }
 

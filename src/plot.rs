@@ -1,5 +1,7 @@
 //! `training_loss.png` and `training_eval_loss.png`, as LLaMA-Factory draws them: the curve itself, faint, and smoothed.
 
+pub mod overlay;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod assets;
 pub mod auth;
+pub mod compare;
 pub mod error;
 pub mod extract;
 pub mod forms;
@@ -12,3 +13,4 @@ pub mod pages;
 pub mod router;
 pub mod sse;
 pub mod state;
+pub mod system;

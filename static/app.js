@@ -34,6 +34,14 @@ export function count(value) {
   return (value / scale).toFixed(scale === 1 ? (value < 10 ? 1 : 0) : value / scale < 100 ? 1 : 0) + unit;
 }
 
+/** 451938304 -> "431 MiB" */
+export function size(value) {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let unit = 0;
+  while (value >= 1000 && unit + 1 < units.length) { value /= 1024; unit += 1; }
+  return `${value.toFixed(unit > 0 && value < 10 ? 1 : 0)} ${units[unit]}`;
+}
+
 /** Seconds -> "8 s", "6 min 12 s", "1 h 04 min", "2 d 3 h" */
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return '–';
@@ -145,7 +153,7 @@ addEventListener('pageshow', () => {
 // keys: n new run, g and a letter a place, / search; not while typing ---------------------------------------------------------------
 
 let before = '';
-const PLACES = { r: '/runs', q: '/queue' };
+const PLACES = { r: '/runs', q: '/queue', s: '/system' };
 document.addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, select, textarea, [contenteditable]')) return;
   const search = document.querySelector('input[type=search]:not([hidden])');

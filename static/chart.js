@@ -19,7 +19,7 @@ const REDRAW = 250;
 
 /** One curve: steps rising, values null where not finite; low and high where the server bucketed. */
 export class Series {
-  steps = []; values = []; low = null; high = null; of = 0;
+  steps = []; values = []; low = null; high = null; of = 0; bad = new Set();
 
   load(columns) {
     this.steps = [...columns.step];
@@ -27,6 +27,8 @@ export class Series {
     this.low = columns.min ? [...columns.min] : null;
     this.high = columns.max ? [...columns.max] : null;
     this.of = columns.of ?? columns.step.length;
+    this.bad = new Set(columns.bad);
+    return this;
   }
 
   push(step, value) {
@@ -36,6 +38,7 @@ export class Series {
     this.low?.push(value);
     this.high?.push(value);
     this.of += 1;
+    if (value === null) this.bad.add(step);
   }
 
   /** Forgets everything after `step`: a resumed run shows no zigzag. */
@@ -43,6 +46,7 @@ export class Series {
     while (this.steps.length && this.steps.at(-1) > step) {
       this.steps.pop(); this.values.pop(); this.low?.pop(); this.high?.pop(); this.of -= 1;
     }
+    for (const one of this.bad) if (one > step) this.bad.delete(one);
   }
 
   get last() { return this.values.at(-1); }
@@ -72,7 +76,7 @@ function join(curves, log) {
 }
 
 export class Plot {
-  /** spec: {box, title, curves: () => [...], series: () => [...], marks: () => steps, legend: (index) => text} */
+  /** spec: {box, title, curves: () => [...], series: () => [...], marks: () => steps, bad: () => steps, zoom: (from, to) => {}} */
   constructor(spec) {
     this.spec = spec;
     this.chart = null;
@@ -103,9 +107,8 @@ export class Plot {
       this.spec.box.dataset.count = data[0].length;
       this.spec.box.dataset.last = data[0].at(-1) ?? '';
       if (!this.chart) { if (data[0].length) this.build(data); return; }
-      const zoomed = this.chart.scales.x.min > this.full?.[0] || this.chart.scales.x.max < this.full?.[1];
-      this.chart.setData(data, !zoomed);
-      this.full = [data[0][0], data[0].at(-1)];
+      this.chart.setData(data, !this.window);
+      if (this.window) this.chart.setScale('x', this.window);
     }, this.chart ? REDRAW : 0);
   }
 
@@ -121,7 +124,7 @@ export class Plot {
     this.tip = Object.assign(document.createElement('div'), { className: 'tip', hidden: true });
     this.chart = new window.uPlot({
       ...this.size, legend: { show: false }, padding: [8, 12, 0, 0],
-      cursor: { y: false, sync: { key: 'run', setSeries: false }, points: { size: 7 }, drag: { x: true, y: false } },
+      cursor: { y: false, sync: { key: 'run', setSeries: false }, points: { size: 7 }, drag: { x: true, y: false, setScale: false } },
       scales: { ...(this.spec.log?.() ? { y: { distr: 3 } } : {}), x: { time: false, range: (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) } },
       axes: [
         { ...axis, grid: { show: false }, size: 26, space: small ? 44 : 64, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7] },
@@ -129,16 +132,36 @@ export class Plot {
       ],
       series: [{}, ...this.spec.series(colour)],
       bands: this.spec.bands?.(colour) ?? [],
-      hooks: { draw: [(chart) => this.marks(chart)], setCursor: [(chart) => this.point(chart)] },
+      hooks: {
+        draw: [(chart) => this.marks(chart)], setCursor: [(chart) => this.point(chart)],
+        setSelect: [(chart) => this.select(chart)],
+      },
     }, data, box);
-    this.full = [data[0][0], data[0].at(-1)];
+    if (this.window) this.chart.setScale('x', this.window);
+    this.chart.over.addEventListener('dblclick', () => this.spec.zoom?.(null));
     this.chart.over.append(this.tip);
     box.tabIndex = 0;
     box.setAttribute('role', 'group');
     box.setAttribute('aria-label', word('chart.keys', this.spec.title));
   }
 
-  /** Checkpoints: small triangles on the x axis. */
+  /** A stretch was drawn with the mouse: whoever has the data fetches it anew, in finer buckets. */
+  select(chart) {
+    const { left, width } = chart.select;
+    if (width < 4) return;
+    const [from, to] = [left, left + width].map((x) => chart.posToVal(x, 'x'));
+    chart.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+    if (this.spec.zoom) this.spec.zoom(Math.floor(from), Math.ceil(to));
+    else this.show({ min: from, max: to });
+  }
+
+  /** Shows that part of the x axis; null is all of it. */
+  show(window) {
+    this.window = window;
+    this.draw();
+  }
+
+  /** Checkpoints: small triangles on the x axis. Values that are not finite: red strokes above it. */
   marks(chart) {
     const { ctx, bbox } = chart, ratio = devicePixelRatio;
     ctx.save();
@@ -151,6 +174,16 @@ export class Plot {
       ctx.lineTo(x + r, y);
       ctx.lineTo(x - r, y);
       ctx.fill();
+    }
+    ctx.strokeStyle = colour('fail');
+    ctx.lineWidth = 2 * ratio;
+    for (const step of this.spec.bad?.() ?? []) {
+      if (step < chart.scales.x.min || step > chart.scales.x.max) continue;
+      const x = chart.valToPos(step, 'x', true), y = bbox.top + bbox.height;
+      ctx.beginPath();
+      ctx.moveTo(x, y);
+      ctx.lineTo(x, y - 12 * ratio);
+      ctx.stroke();
     }
     ctx.restore();
   }
@@ -175,6 +208,7 @@ export class Plot {
 
   /** Arrow keys move the cursor, and the value is spoken. */
   key(event) {
+    if (event.key === 'Escape') { this.spec.zoom?.(null); return; }
     const move = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity }[event.key];
     if (!move || !this.chart) return;
     event.preventDefault();

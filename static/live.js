@@ -1,6 +1,6 @@
 // The live page: curves, readings, log and samples follow one event stream (stream.js).
 
-import { count, duration, number, paintTimes, say, word } from './app.js';
+import { count, duration, number, paintTimes, say, size, word } from './app.js';
 import { Plot, Series, smooth } from './chart.js';
 import { follow } from './stream.js';
 
@@ -23,8 +23,12 @@ log10.addEventListener('change', () => { localStorage.setItem('log', log10.check
 
 const line = (label, stroke, width, more) => ({ label, stroke, width, spanGaps: true, points: { show: false }, ...more });
 
+/** The stretch that is looked at closely, with its own finer curves; null shows everything. */
+let near = null;
+const shown = () => near?.curves ?? curves;
+
 function lossCurves() {
-  const { loss, eval_loss: held } = curves;
+  const { loss, eval_loss: held } = shown();
   const of = (values) => ({ steps: loss.steps, values });
   return [of(loss.low ?? []), of(loss.high ?? []), loss, of(smooth(loss.values, Number(weight.value))), held];
 }
@@ -32,6 +36,7 @@ function lossCurves() {
 const plots = {
   loss: new Plot({
     box: by('plot-loss'), title: word('plot.loss'), curves: lossCurves, log: () => log10.checked, marks: () => checkpoints,
+    bad: () => [...shown().loss.bad, ...shown().eval_loss.bad], zoom,
     bands: (colour) => [{ series: [2, 1], fill: colour('train', 0.14) }],
     series: (colour) => [
       line('', 'transparent', 0), line('', 'transparent', 0),
@@ -43,17 +48,63 @@ const plots = {
 };
 for (const [key, name] of [['lr', 'plot.lr'], ['grad_norm', 'plot.grad'], ['tokens_per_s', 'plot.speed']]) {
   plots[key] = new Plot({
-    box: by(`plot-${key}`), title: word(name), curves: () => [curves[key]],
+    box: by(`plot-${key}`), title: word(name), curves: () => [shown()[key]], bad: () => shown()[key].bad, zoom,
     series: (colour) => [line(word(name), colour('ink-2'), 1.5)],
   });
 }
 
-async function loadCurves() {
-  const answer = await fetch(`/api/v1/runs/${page.run}/metrics?keys=${KEYS}&points=1500&upto=${page.after}`);
-  if (!answer.ok) return;
+async function fetchCurves(more) {
+  const answer = await fetch(`/api/v1/runs/${page.run}/metrics?keys=${KEYS}&points=1500${more}`);
+  if (!answer.ok) return null;
   const all = await answer.json();
-  for (const key of KEYS) if (all[key]) curves[key].load(all[key]);
-  for (const plot of Object.values(plots)) plot.draw();
+  return Object.fromEntries(KEYS.map((key) => [key, new Series().load(all[key])]));
+}
+
+const redraw = () => { for (const plot of Object.values(plots)) plot.draw(); };
+
+async function loadCurves() {
+  const fresh = await fetchCurves(`&upto=${page.after}`);
+  if (fresh) Object.assign(curves, fresh);
+  redraw();
+}
+
+/** Too many single points have come: the server has them in buckets. What comes meanwhile is kept. */
+let refreshing = false;
+async function coarsen() {
+  if (refreshing) return;
+  refreshing = true;
+  const fresh = await fetchCurves('').catch(() => null);
+  for (const key of fresh ? KEYS : []) {
+    const old = curves[key];
+    const from = fresh[key].steps.at(-1) ?? -Infinity;
+    old.steps.forEach((step, i) => { if (step > from) fresh[key].push(step, old.values[i]); });
+    curves[key] = fresh[key];
+  }
+  refreshing = false;
+  redraw();
+}
+
+// zoom: the curve that is there stays until the finer one has come ---------------------------------------------------
+
+const all = by('zoom-out');
+all.addEventListener('click', () => zoom(null));
+let asked = 0;
+
+async function zoom(from, to) {
+  const turn = ++asked;
+  if (from === null) near = null;
+  const window = near === null && from === null ? null : { min: from, max: to };
+  all.hidden = !window;
+  for (const plot of Object.values(plots)) plot.show(window);
+  const part = new URLSearchParams(location.search);
+  part.delete('from'); part.delete('to');
+  if (window) { part.set('from', from); part.set('to', to); }
+  history.replaceState(null, '', part.size ? `?${part}` : location.pathname);
+  if (!window) return;
+  const fresh = await fetchCurves(`&x0=${from}&x1=${to}`).catch(() => null);
+  if (!fresh || turn !== asked) return;
+  near = { curves: fresh };
+  redraw();
 }
 
 // readings -------------------------------------------------------------------------------------------------------
@@ -97,8 +148,8 @@ function takeMetric(point) {
     const value = point[key];
     if (value === undefined) continue;
     curves[key].push(point.step, value);
-    const shown = by(`v-${key}`);
-    if (shown) shown.textContent = key === 'tokens_per_s' ? count(value) : number(value);
+    const reading = by(`v-${key}`);
+    if (reading) reading.textContent = key === 'tokens_per_s' ? count(value) : number(value);
   }
   const { loss, tokens_per_s: speed } = point;
   if (loss === undefined) return;
@@ -122,6 +173,7 @@ function takeState(state) {
   const waiting = by('plot-loss').querySelector('.waiting');
   if (waiting) waiting.textContent = phase + done;
   if (state.elapsed_s) put('r-elapsed', duration(state.elapsed_s));
+  if (state.resident) by('r-usage').textContent = state.cores === null ? size(state.resident) : word('run.usage', state.cores.toFixed(1), size(state.resident));
   if (!changed) return;
   say(word(`status.${status}`));
   by('r-bar').className = `s-${status}`;
@@ -145,13 +197,23 @@ function takeSample({ step, prompt, text }) {
     sample = by('sample-shape').content.firstElementChild.cloneNode(true);
     sample.dataset.prompt = prompt;
     sample.querySelector('.prompt span:last-child').textContent = prompt;
+    sample.querySelector('.answers').setAttribute('aria-label', prompt);
     box.append(sample);
   }
-  const side = sample.querySelector(step === 0 || !sample.dataset.asked ? '.before' : '.after');
-  sample.dataset.asked = 'yes';
-  delete side.dataset.wait;
-  side.querySelector('h3').textContent = step === 0 ? word('samples.before') : word('samples.after', step.toLocaleString());
-  side.querySelector('blockquote').textContent = text;
+  const answers = sample.querySelector('.answers');
+  answers.querySelector('[data-wait]')?.remove();
+  const old = [...answers.children].find((one) => Number(one.dataset.step) === step);
+  const answer = old ?? by('answer-shape').content.firstElementChild.cloneNode(true);
+  answer.dataset.step = step;
+  answer.querySelector('h3').textContent = step === 0 ? word('samples.before') : word('samples.after', step.toLocaleString());
+  answer.querySelector('blockquote').textContent = text;
+  if (!old) answers.append(answer);
+  answers.scrollLeft = answers.scrollWidth;
+}
+
+/** Answers of steps that a resume took back. */
+function dropSamples(step) {
+  for (const answer of document.querySelectorAll('.answer[data-step]')) if (Number(answer.dataset.step) > step) answer.remove();
 }
 
 // log ------------------------------------------------------------------------------------------------------------
@@ -159,6 +221,16 @@ function takeSample({ step, prompt, text }) {
 const log = by('log'), filter = by('log-filter'), pursue = by('log-follow');
 const LINES = 2000;
 for (const control of [filter, by('follow-box')]) control.hidden = false;
+
+// the first line that says what went wrong
+const trouble = by('log-error');
+const seeTrouble = () => { trouble.hidden = !log.querySelector('.bad'); };
+trouble.addEventListener('click', () => {
+  pursue.checked = false;
+  const line = log.querySelector('.bad');
+  line.hidden = false;
+  log.scrollTop = line.offsetTop - log.offsetTop - 24;
+});
 
 function wanted(text) {
   return text.toLowerCase().includes(filter.value.trim().toLowerCase());
@@ -179,6 +251,7 @@ function takeLog(lines) {
   });
   log.append(...fresh);
   while (log.childElementCount > LINES) log.firstElementChild.remove();
+  seeTrouble();
   bottom();
 }
 
@@ -198,7 +271,8 @@ function take(kind, data) {
   switch (kind) {
     case 'metric': {
       for (const point of data) takeMetric(point);
-      for (const plot of Object.values(plots)) plot.draw();
+      redraw();
+      if (curves.loss.steps.length > 3000) coarsen();
       break;
     }
     case 'log': takeLog(data.flat()); break;
@@ -208,6 +282,7 @@ function take(kind, data) {
     case 'rewound': {
       for (const curve of Object.values(curves)) curve.rewind(data.to_step);
       for (const step of checkpoints) if (step > data.to_step) checkpoints.delete(step);
+      dropSamples(data.to_step);
       paces.length = 0;
       break;
     }
@@ -222,6 +297,9 @@ function link(state) {
   document.body.classList.toggle('stale', state === 'reconnecting' || state === 'offline');
 }
 
+seeTrouble();
 bottom();
 await Promise.all([document.fonts.ready, loadCurves()]);
+const [from, to] = ['from', 'to'].map((name) => Number(new URLSearchParams(location.search).get(name) ?? NaN));
+if (to > from) zoom(from, to);
 if (['queued', 'running', 'stopping'].includes(status)) follow(`/runs/${page.run}/events`, Number(page.after), take, link);

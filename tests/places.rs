@@ -12,6 +12,9 @@ const PLACES: &[(&str, &str, &str)] = &[
     ("/runs", "Runs", "训练"),
     ("/runs/new", "New run", "新建训练"),
     ("/queue", "Queue", "队列"),
+    ("/compare", "Compare", "比较"),
+    ("/system", "System", "系统"),
+    ("/settings", "Settings", "设置"),
 ];
 
 fn page(server: &Server, path: &str, headers: &[(&str, &str)]) -> Reply {

@@ -29,12 +29,12 @@ pub async fn after(db: &Db, run: i64, after: i64, limit: u32) -> Result<Vec<Even
     Ok(sqlx::query_as(sql).bind(run).bind(after).bind(limit).fetch_all(db.read()).await?)
 }
 
-/// The newest events of one kind, oldest first, at most `limit`: samples, checkpoints, notices of the run page.
+/// The newest events of one kind that is not `metric`, oldest first, at most `limit`: samples, checkpoints, notices of the run page.
 ///
 /// # Errors
 /// Where the database fails.
 pub async fn of_kind(db: &Db, run: i64, kind: &str, limit: u32) -> Result<Vec<EventRow>> {
-    let sql = "select seq, kind, at_ms, body from (select * from event where run = ? and kind = ? \
+    let sql = "select seq, kind, at_ms, body from (select * from event where run = ? and kind = ? and kind != 'metric' \
                order by seq desc limit ?) order by seq";
     Ok(sqlx::query_as(sql).bind(run).bind(kind).bind(limit).fetch_all(db.read()).await?)
 }

@@ -38,6 +38,8 @@ pub struct Series {
     pub max: Option<Vec<Option<f64>>>,
     /// How many points there are in the window.
     pub of: i64,
+    /// Steps whose value is not finite, or the last steps of buckets with such a one.
+    pub bad: Vec<i64>,
 }
 
 /// The curves asked for, in the order asked for; an unknown key gives an empty one.
@@ -91,15 +93,18 @@ async fn one(db: &Db, run: i64, key: &str, query: &Query) -> Result<Series> {
     }
     // the first and the last bucket carry the exact ends
     let width = (span + points - 1) / points;
-    let mut series = if width >= 4 * BLOCK {
+    let mut series = if width >= COARSE {
         window.blocks(db, width).await?
     } else {
-        window.buckets(db, width).await?
+        columns(window.buckets(db, (low, high), width).await?)
     };
     series.of = of;
     window.exact_ends(db, &mut series).await?;
     Ok(series)
 }
+
+/// Buckets as wide as this are made of whole blocks: fewer points than asked for, and not a scan of every row.
+const COARSE: i64 = BLOCK / 4;
 
 /// A stretch of one curve that is known to have a first and a last point.
 struct Window {
@@ -110,8 +115,8 @@ struct Window {
     upto: i64,
 }
 
-/// Last step, mean, min and max of a bucket.
-type Bucket = (i64, Option<f64>, Option<f64>, Option<f64>);
+/// Last step, mean, min and max of a bucket, and how many of its values are not finite.
+type Bucket = (i64, Option<f64>, Option<f64>, Option<f64>, i64);
 
 impl Window {
     async fn count(&self, db: &Db, span: i64) -> Result<i64> {
@@ -138,40 +143,51 @@ impl Window {
         .fetch_all(db.read())
         .await?;
         let of = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        let bad = rows.iter().filter(|row| row.1.is_none()).map(|row| row.0).collect();
         let (step, value) = rows.into_iter().unzip();
-        Ok(Series { step, value, min: None, max: None, of })
+        Ok(Series { step, value, min: None, max: None, of, bad })
     }
 
-    async fn buckets(&self, db: &Db, width: i64) -> Result<Series> {
-        let rows: Vec<Bucket> = sqlx::query_as(
-            "select max(step), avg(value), min(value), max(value) from metric \
-             where run = ? and key = ? and step between ? and ? and seq <= ? group by (step - ?) / ? order by 1",
-        )
-        .bind(self.run)
-        .bind(self.key)
-        .bind(self.low)
-        .bind(self.high)
-        .bind(self.upto)
-        .bind(self.low)
-        .bind(width)
-        .fetch_all(db.read())
-        .await?;
-        Ok(columns(rows))
+    async fn buckets(&self, db: &Db, (low, high): (i64, i64), width: i64) -> Result<Vec<Bucket>> {
+        let sql = "select max(step), avg(value), min(value), max(value), count(*) - count(value) from metric \
+             where run = ? and key = ? and step between ? and ? and seq <= ? group by (step - ?) / ? order by 1";
+        let query = sqlx::query_as(sql)
+            .bind(self.run)
+            .bind(self.key)
+            .bind(low)
+            .bind(high)
+            .bind(self.upto)
+            .bind(low)
+            .bind(width);
+        Ok(query.fetch_all(db.read()).await?)
     }
 
+    /// From the roll-ups. A block that only partly lies in the window is read value by value, so that nothing from
+    /// outside shows.
     async fn blocks(&self, db: &Db, width: i64) -> Result<Series> {
-        let rows: Vec<Bucket> = sqlx::query_as(
-            "select max(last_step), sum(total) / nullif(sum(n), 0), iif(sum(n) > 0, min(low), null), \
-             iif(sum(n) > 0, max(high), null) from metric_block \
-             where run = ? and key = ? and block between ? / 256 and ? / 256 group by block / ? order by 1",
+        let whole = (self.low + BLOCK - 1).div_euclid(BLOCK)..(self.high + 1).div_euclid(BLOCK);
+        let mut rows = Vec::new();
+        if self.low < whole.start * BLOCK {
+            let edge = (self.low, whole.start * BLOCK - 1);
+            rows.extend(self.buckets(db, edge, BLOCK).await?);
+        }
+        let middle: Vec<Bucket> = sqlx::query_as(
+            "select max(last_step), sum(total) / nullif(sum(n), 0), min(iif(n > 0, low, null)), \
+             max(iif(n > 0, high, null)), sum(bad) from metric_block \
+             where run = ? and key = ? and block >= ? and block < ? group by block / ? order by 1",
         )
         .bind(self.run)
         .bind(self.key)
-        .bind(self.low)
-        .bind(self.high)
+        .bind(whole.start)
+        .bind(whole.end)
         .bind((width + BLOCK - 1) / BLOCK)
         .fetch_all(db.read())
         .await?;
+        rows.extend(middle);
+        if self.high >= whole.end * BLOCK {
+            let edge = (whole.end * BLOCK, self.high);
+            rows.extend(self.buckets(db, edge, BLOCK).await?);
+        }
         Ok(columns(rows))
     }
 
@@ -198,7 +214,10 @@ impl Window {
 fn columns(rows: Vec<Bucket>) -> Series {
     let (mut min, mut max) = (Vec::new(), Vec::new());
     let mut series = Series::default();
-    for (step, mean, low, high) in rows {
+    for (step, mean, low, high, bad) in rows {
+        if bad > 0 {
+            series.bad.push(step);
+        }
         series.step.push(step);
         series.value.push(mean);
         min.push(low);
@@ -206,4 +225,43 @@ fn columns(rows: Vec<Bucket>) -> Series {
     }
     (series.min, series.max) = (Some(min), Some(max));
     series
+}
+
+/// The last value of a curve and the lowest with its step; not finite ones aside.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Best {
+    /// The last value.
+    pub last: Option<f64>,
+    /// The lowest value and its step.
+    pub lowest: Option<(i64, f64)>,
+}
+
+/// The best of a curve, from its roll-ups.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn best(db: &Db, run: i64, key: &str) -> Result<Best> {
+    let sql = "select (select id from metric_key where name = ?)";
+    let id: Option<i64> = sqlx::query_scalar(sql).bind(key).fetch_one(db.read()).await?;
+    let Some(id) = id else {
+        return Ok(Best::default());
+    };
+    let sql = "select value from metric where run = ? and key = ? and value is not null \
+               order by step desc limit 1";
+    let last: Option<f64> =
+        sqlx::query_scalar(sql).bind(run).bind(id).fetch_optional(db.read()).await?;
+    let sql = "select block from metric_block where run = ? and key = ? and n > 0 \
+               order by low, block limit 1";
+    let block: Option<i64> =
+        sqlx::query_scalar(sql).bind(run).bind(id).fetch_optional(db.read()).await?;
+    let sql = "select step, value from metric where run = ? and key = ? \
+               and step between ?3 * 256 and ?3 * 256 + 255 and value is not null \
+               order by value, step limit 1";
+    let lowest = match block {
+        None => None,
+        Some(block) => {
+            sqlx::query_as(sql).bind(run).bind(id).bind(block).fetch_optional(db.read()).await?
+        }
+    };
+    Ok(Best { last, lowest })
 }

@@ -1,7 +1,9 @@
 //! The JSON API under /api/v1: the functions of the pages, for programs.
 
+pub mod compare;
 pub mod queue;
 pub mod runs;
+pub mod system;
 
 use axum::Json;
 use axum::extract::State;

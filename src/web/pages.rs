@@ -3,6 +3,7 @@
 //! Every page reads without JavaScript. A request with `HX-Request: true` gets the page's main block alone, so each
 //! answer says `Vary: HX-Request`. Texts come from static/locales by key ([`text`]), numbers and times through [`format`].
 
+pub mod compare;
 pub mod curve;
 pub mod format;
 pub mod home;
@@ -14,6 +15,7 @@ pub mod run;
 pub mod runs;
 pub mod settings;
 pub mod shell;
+pub mod system;
 pub mod text;
 pub mod view;
 

@@ -18,6 +18,7 @@ use super::error::{Error, Result};
 use super::extract::{Id, Params};
 use super::state::AppState;
 use crate::db::{events, runs};
+use crate::jobs::vitals::Vitals;
 
 /// Events of one flush.
 const BATCH: u32 = 500;
@@ -63,6 +64,8 @@ struct Place {
     after: i64,
     bell: tokio::sync::watch::Receiver<u64>,
     waiting: std::collections::VecDeque<Event>,
+    /// What was told last of the worker's use of the machine.
+    told: Option<Vitals>,
     over: bool,
 }
 
@@ -77,7 +80,7 @@ fn frames(
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let bell = state.jobs.doorbell(&id);
     let waiting = [Event::default().retry(RETRY)].into();
-    let place = Place { state, id, num, after, bell, waiting, over: false };
+    let place = Place { state, id, num, after, bell, waiting, told: None, over: false };
     stream::unfold(place, |mut place| async move {
         loop {
             if let Some(event) = place.waiting.pop_front() {
@@ -117,12 +120,16 @@ impl Place {
         }
         let mut frames = coalesce(rows);
         if complete && let Some(run) = runs::get(&self.state.db, &self.id).await? {
-            let state = events::state(&run).to_string();
+            let mut state = events::state(&run);
+            let vitals = place_vitals(&mut state, self.state.jobs.vitals(&self.id));
+            let fresh = vitals.is_some() && vitals != self.told;
+            self.told = vitals;
+            let state = state.to_string();
             // a row that came between the two reads is for the next flush
             if run.status.is_over() && run.seq <= self.after {
                 frames.push(Frame { kind: "done", parts: vec![state] });
                 self.over = true;
-            } else if !frames.is_empty() {
+            } else if !frames.is_empty() || fresh {
                 // step, speed and ETA move with the metrics; only the present ones are worth telling
                 frames.retain(|frame| frame.kind != "state");
                 frames.push(Frame { kind: "state", parts: vec![state] });
@@ -136,6 +143,16 @@ impl Place {
         }));
         Ok(count > 0)
     }
+}
+
+/// Adds what the worker uses to what is said of a run.
+fn place_vitals(state: &mut serde_json::Value, vitals: Option<Vitals>) -> Option<Vitals> {
+    if let Some(vitals) = vitals {
+        state["cores"] = vitals.cores.into();
+        state["resident"] = vitals.resident.into();
+        state["peak"] = vitals.peak.into();
+    }
+    vitals
 }
 
 /// One event to be.

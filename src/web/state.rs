@@ -24,6 +24,8 @@ pub struct AppState {
     pub auth: Arc<Auth>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// When the server was started, milliseconds since 1970.
+    pub started_ms: i64,
     /// Cancelled when the server stops: open streams end.
     pub stop: CancellationToken,
 }

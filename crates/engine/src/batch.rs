@@ -49,6 +49,8 @@ pub struct Batch {
     pub targets: Vec<u32>,
     /// For each row, its share of `predict`.
     pub rows: Vec<Range<usize>>,
+    /// For each row, its tokens.
+    pub lengths: Vec<usize>,
 }
 
 impl Batch {
@@ -72,6 +74,7 @@ impl Batch {
                 }
             }
             batch.rows.push(first..batch.predict.len());
+            batch.lengths.push(row.input_ids.len());
         }
         batch
     }
@@ -103,6 +106,7 @@ mod tests {
         assert_eq!(batch.predict, [0, 1]);
         assert_eq!(batch.targets, [6, 7]);
         assert_eq!(batch.rows, [0..2, 2..2]);
+        assert_eq!(batch.lengths, [3, 2]);
         assert_eq!((a.label_count(), b.label_count()), (2, 0));
     }
 }

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::gguf::Gguf;
 use crate::model::hub::ModelLocation;
-use crate::model::quantise::Plan;
+use crate::model::quantise::{Plan, Target};
 use crate::prepare::{Surroundings, locate, read_config};
 
 /// Estimates the memory of a training run; nothing but the model's header is read.
@@ -19,8 +19,9 @@ pub fn of_run(config: &Config, around: &Surroundings) -> Result<Estimate> {
     let location = locate(config, around)?;
     let model = read_config(&location)?;
     let lora = config.finetuning_type == FinetuningType::Lora;
-    let weights = match (&location, Plan::of(config)?) {
-        (ModelLocation::Gguf(file), Some(plan)) if lora => {
+    let weights = match (&location, Target::of(config)?) {
+        (ModelLocation::Gguf(file), Some(target)) if lora => {
+            let plan = Plan::new(target, &model, &config.additional_target)?;
             Some(Gguf::open(file)?.quantised_bytes(&model, &plan)?)
         }
         _ => None,

@@ -85,7 +85,7 @@ pub fn write_model(run: &Run<'_>, dir: &Path) -> Result<()> {
         }
         Some(lora) => {
             let base = base_model(run);
-            let adapters = lora::adapters(&prepared.decoder);
+            let adapters = lora::adapters(&prepared.decoder, lora)?;
             let tensors: Vec<_> =
                 adapters.iter().map(|(name, id)| (name.as_str(), params.value(*id))).collect();
             adapter_file::save_adapter(dir, lora, &base, &tensors, Dtype::F32)?;

@@ -13,6 +13,7 @@ use crate::ops::head::Objective;
 use crate::optim::adamw::AdamW;
 use crate::optim::galore::{GaLore, Side};
 use crate::optim::lion::Lion;
+use crate::optim::lora_plus::Factors;
 use crate::optim::rule::{self, Rule};
 use crate::optim::schedule::{Kind, Schedule};
 use crate::step::Optimiser;
@@ -27,6 +28,7 @@ pub fn optimiser(config: &Config, decoder: &Decoder) -> Result<Optimiser> {
         slots: rule::State::new(),
         max_grad_norm: config.max_grad_norm,
         weight_decay: config.weight_decay,
+        factors: factors(config, decoder),
         grads: Grads::new(&decoder.params),
     })
 }
@@ -38,6 +40,17 @@ pub fn objective(config: &Config) -> Objective {
         _ if config.use_dft_loss => Objective::Dft,
         e if e > 0.0 => Objective::Smoothed(e as f32),
         _ => Objective::CrossEntropy,
+    }
+}
+
+/// What the learning rate is multiplied by: LoRA+ has the B matrices learn faster.
+fn factors(config: &Config, decoder: &Decoder) -> Factors {
+    match config.loraplus_lr_ratio {
+        None => Factors::default(),
+        Some(ratio) => {
+            let embedding = config.loraplus_lr_embedding / config.learning_rate;
+            Factors::new(&decoder.params, ratio, embedding)
+        }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod clip;
 pub mod eight_bit;
 pub mod galore;
 pub mod lion;
+pub mod lora_plus;
 pub mod rule;
 pub mod schedule;
 pub mod sparse_adam;

@@ -1,8 +1,9 @@
 //! Everything before the first step: tokenizer, rows, model, and which parameters are trained.
 
-use std::path::{Path, PathBuf};
+mod model;
 
-use candle_core::Device;
+use std::path::Path;
+
 use run::config::Config;
 use run::event::Phase;
 use run::fields::{FinetuningType, MixStrategy, Stage};
@@ -16,16 +17,12 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::tools::RunDate;
 use crate::error::{Error, Result};
 use crate::method;
-use crate::model::adapter_file::read_adapter;
 use crate::model::config::{ModelConfig, check_vocab};
 use crate::model::decoder::Decoder;
 use crate::model::gguf::Gguf;
 use crate::model::gguf_tokenizer;
 use crate::model::hub::{HubEnv, ModelLocation, resolve_model};
-use crate::model::lora::{self, LoraConfig};
-use crate::model::quantise::Plan;
-use crate::model::store::Role;
-use crate::model::weights::{Dtype, read_folder, read_folder_quantised};
+use crate::model::lora::LoraConfig;
 use crate::observer::Observer;
 
 /// What the engine must be told of the world: it reads no environment and no clock.
@@ -91,7 +88,7 @@ pub fn load(
     let texts = load_texts(config, around, &location, Some(&model_config), io)?;
     check_ids(&texts.dataset, &model_config)?;
     io.phase(Phase::Model)?;
-    let (mut decoder, lora) = load_model(config, &location, model_config, resume, io)?;
+    let (mut decoder, lora) = model::load(config, &location, model_config, resume, io)?;
     decoder.set_objective(method::objective(config));
     let sequences = |rows: Vec<Row>| rows.into_iter().map(sequence).collect::<Vec<_>>();
     let load::Dataset { train, eval, .. } = texts.dataset;
@@ -117,6 +114,7 @@ pub fn load_for_eval(
     io: &mut dyn Observer,
 ) -> Result<Prepared> {
     let mut config = config.clone();
+    config.create_new_adapter = false;
     if config.adapter_name_or_path.is_empty() {
         config.finetuning_type = FinetuningType::Full;
     }
@@ -211,130 +209,6 @@ fn read_tokenizer(location: &ModelLocation) -> Result<Option<Tokenizer>> {
             Ok(Some(Tokenizer::from_parts(inner, config)?))
         }
     }
-}
-
-fn load_model(
-    config: &Config,
-    location: &ModelLocation,
-    model_config: ModelConfig,
-    resume: Option<&Path>,
-    io: &mut dyn Observer,
-) -> Result<(Decoder, Option<LoraConfig>)> {
-    if let Some(plan) = Plan::of(config)? {
-        let decoder = load_quantised(location, model_config, &plan, io)?;
-        return attach(config, decoder, resume, io);
-    }
-    let full = config.finetuning_type == FinetuningType::Full;
-    let weights = match (location, resume) {
-        (_, Some(checkpoint)) if full => {
-            read_folder(checkpoint, &model_config, Dtype::F32)?.weights
-        }
-        _ if config.train_from_scratch => Default::default(),
-        (ModelLocation::Folder(dir), _) => {
-            let loaded = read_folder(dir, &model_config, Dtype::F32)?;
-            if !loaded.unused.is_empty() {
-                io.warn(format!(
-                    "unused tensors in {}: {}",
-                    dir.display(),
-                    loaded.unused.join(", ")
-                ))?;
-            }
-            loaded.weights
-        }
-        (ModelLocation::Gguf(file), _) => {
-            Gguf::open(file)?.read(&model_config, Dtype::F32)?.weights
-        }
-    };
-    let decoder = match weights.is_empty() {
-        true => Decoder::from_scratch(model_config, config.seed, &Device::Cpu)?,
-        false => Decoder::new(model_config, weights, &Device::Cpu)?,
-    };
-    attach(config, decoder, resume, io)
-}
-
-/// A base that stays quantised.
-fn load_quantised(
-    location: &ModelLocation,
-    model_config: ModelConfig,
-    plan: &Plan,
-    io: &mut dyn Observer,
-) -> Result<Decoder> {
-    let loaded = match location {
-        ModelLocation::Folder(dir) => read_folder_quantised(dir, &model_config, plan)?,
-        ModelLocation::Gguf(file) => Gguf::open(file)?.read_quantised(&model_config, plan)?,
-    };
-    for line in loaded.summary() {
-        io.say(line)?;
-    }
-    Decoder::with_packed(model_config, loaded.weights, loaded.packed, &Device::Cpu)
-}
-
-/// What the method trains.
-fn attach(
-    config: &Config,
-    mut decoder: Decoder,
-    resume: Option<&Path>,
-    io: &mut dyn Observer,
-) -> Result<(Decoder, Option<LoraConfig>)> {
-    match config.finetuning_type {
-        FinetuningType::Full => {
-            decoder.params.set_trainable(|_| true);
-            io.say("Fine-tuning method: Full".into())?;
-            Ok((decoder, None))
-        }
-        FinetuningType::Lora => {
-            let lora = attach_adapter(config, &mut decoder, resume, io)?;
-            decoder.params.set_trainable(|p| p.role == Role::Adapter);
-            Ok((decoder, Some(lora)))
-        }
-        FinetuningType::Freeze => {
-            Err(Error::input("finetuning_type", "freeze is not supported yet; use full or lora"))
-        }
-    }
-}
-
-/// Adapters: all but the last of `adapter_name_or_path` are merged, the last is trained on; without
-/// one a fresh adapter is made. A checkpoint's adapter goes before the last one.
-fn attach_adapter(
-    config: &Config,
-    decoder: &mut Decoder,
-    resume: Option<&Path>,
-    io: &mut dyn Observer,
-) -> Result<LoraConfig> {
-    let mut paths: Vec<PathBuf> = config.adapter_name_or_path.iter().map(PathBuf::from).collect();
-    if let Some(checkpoint) = resume {
-        paths.pop();
-        paths.push(checkpoint.to_owned());
-    }
-    let last = paths.pop();
-    for path in &paths {
-        load_adapter(decoder, path)?;
-        lora::merge(decoder)?;
-        io.say(format!("Merged adapter {}.", path.display()))?;
-    }
-    if let Some(path) = last {
-        let (lora, names) = load_adapter(decoder, &path)?;
-        io.say(format!("Loaded adapter {} on {}.", path.display(), names.join(",")))?;
-        return Ok(lora);
-    }
-    let all = config.lora_target.iter().any(|t| t == "all") || config.lora_target.is_empty();
-    let lora = LoraConfig {
-        rank: config.lora_rank,
-        alpha: config.alpha() as f64,
-        dropout: config.lora_dropout as f32,
-        rslora: config.use_rslora,
-        targets: if all { Vec::new() } else { config.lora_target.clone() },
-    };
-    let names = lora::attach(decoder, &lora, config.seed)?;
-    io.say("Fine-tuning method: LoRA".into())?;
-    io.say(format!("Found linear modules: {}", names.join(",")))?;
-    Ok(LoraConfig { targets: names, ..lora })
-}
-
-fn load_adapter(decoder: &mut Decoder, dir: &Path) -> Result<(LoraConfig, Vec<String>)> {
-    let file = read_adapter(dir, &decoder.config)?;
-    let names = lora::attach_loaded(decoder, &file.lora, file.weights, &dir.display().to_string())?;
-    Ok((file.lora, names))
 }
 
 fn data_args(config: &Config, around: &Surroundings, model: Option<&ModelConfig>) -> DataArgs {

@@ -9,6 +9,7 @@ use crate::model::decoder::{Decoder, Keep};
 use crate::model::linear::Mode;
 use crate::model::store::Grads;
 use crate::optim::clip::{clip_factor, grad_norm};
+use crate::optim::lora_plus::Factors;
 use crate::optim::rule::{self, Rate, Rule};
 
 /// What a step is made with.
@@ -21,6 +22,8 @@ pub struct Optimiser {
     pub max_grad_norm: f64,
     /// Weight decay of matrices and embeddings.
     pub weight_decay: f64,
+    /// What the learning rate is multiplied by, parameter by parameter.
+    pub factors: Factors,
     /// Gradient buffers, kept between steps.
     pub grads: Grads,
 }
@@ -98,12 +101,11 @@ pub fn run(
 
     // clip and update in one pass
     let clip = clip_factor(measured.grad_norm, optimiser.max_grad_norm);
-    let decay = optimiser.weight_decay;
+    let Optimiser { rule, slots, grads, weight_decay: decay, factors, .. } = optimiser;
     let rate = |id| {
         let decays = decoder.params.get(id).role.decays();
-        Rate { lr, weight_decay: if decays { decay } else { 0.0 } }
+        Rate { lr: lr * factors.of(id), weight_decay: if decays { *decay } else { 0.0 } }
     };
-    let Optimiser { rule, slots, grads, .. } = optimiser;
     rule.step(&decoder.params, grads, slots, clip, rate)?;
     Ok(measured)
 }

@@ -14,7 +14,7 @@ use engine::batch::{Batch, IGNORE, Sequence};
 use engine::model::config::ModelConfig;
 use engine::model::decoder::{Decoder, Keep};
 use engine::model::linear::Mode;
-use engine::model::lora::{self, LoraConfig};
+use engine::model::lora::{self, LoraConfig, Targets};
 use engine::model::store::Grads;
 use engine::model::weights::{Dtype, read_folder, read_safetensors};
 use engine::optim::adamw::AdamW;
@@ -176,9 +176,8 @@ fn five_lora_steps_from_a_peft_adapter() {
         let config = LoraConfig {
             rank: 4,
             alpha: 8.0,
-            dropout: 0.0,
-            rslora: false,
-            targets: serde_json::from_value(raw["target_modules"].clone()).unwrap(),
+            targets: Targets::of_json(Some(&raw["target_modules"])).unwrap(),
+            ..LoraConfig::default()
         };
         lora::attach_loaded(&mut decoder, &config, weights, "adapter").unwrap();
         let rows = rows(case);

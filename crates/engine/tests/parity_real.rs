@@ -25,6 +25,7 @@ use engine::model::store::{Grads, Role};
 use engine::model::weights::{Dtype, read_safetensors};
 use engine::optim::adamw::AdamW;
 use engine::optim::badam::Badam;
+use engine::optim::lora_plus::Factors;
 use engine::optim::rule::{self, Rule};
 use engine::step::{self, Optimiser, Updated};
 use engine::tensor::view;
@@ -114,6 +115,7 @@ fn replay(decoder: &mut Decoder, trace: &Value, badam: Option<&Badam>) {
         slots: rule::State::new(),
         max_grad_norm: 1.0,
         weight_decay: 0.0,
+        factors: Factors::default(),
         grads: Grads::new(&decoder.params),
     };
     for (s, micro_batches) in steps(trace).iter().enumerate() {
@@ -197,7 +199,7 @@ fn ten_lora_steps() {
     let weights = |which: &str| {
         read_safetensors(&dir.join(which).join("adapter_model.safetensors"), Dtype::F32).unwrap()
     };
-    let config = LoraConfig { rank: 8, alpha: 16.0, dropout: 0.0, rslora: false, targets: vec![] };
+    let config = LoraConfig { rank: 8, alpha: 16.0, ..LoraConfig::default() };
     lora::attach_loaded(&mut decoder, &config, weights("lora_init"), "lora_init").unwrap();
     decoder.params.set_trainable(|p| p.role == Role::Adapter);
     replay(&mut decoder, &json(&dir.join("trace.json")), None);

@@ -16,7 +16,7 @@ use engine::model::config::ModelConfig;
 use engine::model::decoder::{Decoder, Keep};
 use engine::model::gguf::Gguf;
 use engine::model::linear::Mode;
-use engine::model::lora::{self, LoraConfig};
+use engine::model::lora::{self, LoraConfig, Targets};
 use engine::model::quantise::{Plan, Quantised, Target};
 use engine::model::save::{SaveOptions, save_model};
 use engine::model::store::{Grads, Role};
@@ -121,7 +121,9 @@ fn products_are_those_of_the_unpacked_weight() {
             let ids = [o as u32 - 1, 0, 3];
             let (a, b) = (packed.rows(&ids, 1.5).unwrap(), plain.rows(&ids, 1.5).unwrap());
             assert_eq!(*view(&a).unwrap(), *view(&b).unwrap());
-            assert_eq!(packed.row_norms().unwrap(), plain.row_norms().unwrap());
+            assert_eq!(packed.row_squares().unwrap(), plain.row_squares().unwrap());
+            let y = |w: &dyn Matrix| w.forward_add(dy.copy().unwrap(), &x).unwrap();
+            same(&y(&packed), &y(&plain), &what);
             assert!(packed.rows(&[o as u32], 1.0).is_err());
             assert!(packed.forward(&dy).is_err() || o == d);
         }
@@ -152,7 +154,7 @@ fn rows() -> Vec<Sequence> {
 }
 
 /// Loss and adapter gradients of one LoRA step, and a few generated tokens.
-fn trained(mut decoder: Decoder) -> (f64, Vec<Vec<f32>>, Vec<u32>) {
+fn trained(mut decoder: Decoder, dora: bool) -> (f64, Vec<Vec<f32>>, Vec<u32>) {
     let lora = LoraConfig { rank: 4, alpha: 8.0, dropout: 0.1, rslora: false, targets: Vec::new() };
     lora::attach(&mut decoder, &lora, 7).unwrap();
     decoder.params.set_trainable(|p| p.role == Role::Adapter);
@@ -186,7 +188,7 @@ fn unpacked(config: &ModelConfig, loaded: &Quantised) -> Decoder {
 }
 
 fn check_training(config: &ModelConfig, loaded: Quantised, what: &str) {
-    let want = trained(unpacked(config, &loaded));
+    let plain = unpacked(config, &loaded);
     let Quantised { weights, packed, .. } = loaded;
     let decoder = Decoder::with_packed(config.clone(), weights, packed, &Device::Cpu).unwrap();
     let counts = decoder.params.counts();
@@ -194,13 +196,15 @@ fn check_training(config: &ModelConfig, loaded: Quantised, what: &str) {
     let mut merged = decoder.clone();
     let refusal = lora::merge(&mut merged).unwrap_err().to_string();
     assert!(refusal.contains("Cannot merge adapters to a quantized model."), "{refusal}");
-    let got = trained(decoder);
-    assert!((got.0 - want.0).abs() <= 1e-6 * want.0.abs(), "{what}: {} {}", got.0, want.0);
-    assert_eq!(got.2, want.2, "{what}");
-    for (a, b) in got.1.iter().zip(&want.1) {
-        let n = a.len();
-        let tensor = |v: &[f32]| from_vec(v.to_vec(), (1, n)).unwrap();
-        same_within(&tensor(a), &tensor(b), 1e-5, what);
+    for dora in [false, true] {
+        let (got, want) = (trained(decoder.clone(), dora), trained(plain.clone(), dora));
+        assert!((got.0 - want.0).abs() <= 1e-6 * want.0.abs(), "{what}: {} {}", got.0, want.0);
+        assert_eq!(got.2, want.2, "{what}");
+        for (a, b) in got.1.iter().zip(&want.1) {
+            let n = a.len();
+            let tensor = |v: &[f32]| from_vec(v.to_vec(), (1, n)).unwrap();
+            same_within(&tensor(a), &tensor(b), 1e-5, what);
+        }
     }
 }
 
@@ -246,6 +250,14 @@ fn lora_over_a_quantised_gguf_equals_lora_over_its_numbers() {
     let (loaded, config) = run("llama", json!({ "tie_word_embeddings": true }), Q4_0, NF4);
     assert!(!loaded.packed.contains_key("lm_head.weight"));
     check_training(&config, loaded, "tied");
+    let gguf = Gguf::open(&path).unwrap();
+    let head = Plan::new(NF4, &config, &["lm_head".into()]).unwrap();
+    let loaded = gguf.read_quantised(&config, &head).unwrap();
+    assert!(loaded.weights.contains_key("model.embed_tokens.weight"), "the head is trained");
+    let bytes = gguf.quantised_bytes(&config, &head).unwrap();
+    let plain: usize = loaded.weights.values().map(|w| w.data.len() * 4).sum();
+    let packed: usize = loaded.packed.values().map(Packed::bytes).sum();
+    assert_eq!(bytes as usize, plain + packed);
     let (loaded, config) = run("qwen2", json!({}), F16, NF4);
     assert_eq!(loaded.packed["model.embed_tokens.weight"].format(), Format::F16);
     assert_eq!(loaded.packed["model.layers.0.mlp.up_proj.weight"].format(), Format::Nf4);
@@ -276,7 +288,7 @@ fn a_folder_is_quantised_while_it_is_read() {
         assert_eq!(plain.weights["lm_head.weight"], head);
         check_training(&config, loaded, format.name());
     }
-    let keep = Plan { target: NF4, plain: vec!["lm_head".into(), "up_proj".into()] };
+    let keep = Plan::new(NF4, &config, &["lm_head".into(), "up_proj".into()]).unwrap();
     let loaded = read_folder_quantised(dir.path(), &config, &keep).unwrap();
     assert!(loaded.weights.contains_key("lm_head.weight"));
     assert!(loaded.weights.contains_key("model.layers.0.mlp.up_proj.weight"));

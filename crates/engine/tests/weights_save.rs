@@ -238,8 +238,13 @@ fn adapters_that_are_something_else_are_refused_by_name() {
             }
         }
     };
-    check("use_dora", json!(true), "use_dora: true is not supported");
-    check("modules_to_save", json!(["lm_head"]), "modules_to_save: [\"lm_head\"] is not");
+    check("use_dora", json!(true), "lora_magnitude_vector is missing");
+    check("use_dora", json!(1), "use_dora: expected true or false");
+    check("modules_to_save", json!(["lm_head"]), "base_model.model.lm_head.weight is missing");
+    check("modules_to_save", json!(["head"]), "lm_head.weight is missing");
+    check("modules_to_save", json!(["hat"]), "modules_to_save: Module hat is not found");
+    check("modules_to_save", json!("lm_head"), "modules_to_save: expected a list");
+    check("target_modules", json!(["q_proj", "lm_head"]), "on lm_head is not supported");
     check("rank_pattern", json!({ "q_proj": 8 }), "rank_pattern");
     check("alpha_pattern", json!({ "q_proj": 8 }), "alpha_pattern");
     check("bias", json!("all"), "bias");

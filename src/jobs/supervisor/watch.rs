@@ -130,13 +130,19 @@ impl Watch {
             } else {
                 sleep(TICK).await;
             }
+            if gone.is_none() {
+                self.look().await;
+            }
             let all_told = self.drain().await;
             match gone {
                 None => self.enforce().await,
                 // its last word must be stored before anything is decided
                 Some(_) if !all_told => {}
                 Some(status) => match self.ended(status).await {
-                    Ok(true) => return,
+                    Ok(true) => {
+                        self.jobs.ward.forget(&self.id);
+                        return;
+                    }
                     Ok(false) => gone = None,
                     Err(error) => {
                         tracing::warn!(run.id = %self.id, %error, "the end of a worker could not be stored yet");
@@ -170,6 +176,21 @@ impl Watch {
         }
         self.seen_alive = false;
         Pulse::Gone(None)
+    }
+
+    /// Looks at what the worker uses.
+    async fn look(&self) {
+        let (jobs, id, dir) = (self.jobs.clone(), self.id.clone(), self.dir.clone());
+        let own = self.child.as_ref().and_then(Child::id);
+        let looked = tokio::task::spawn_blocking(move || {
+            let new = jobs.ward.look(&id, || own.or_else(|| lock::holder(&dir)).map(i64::from));
+            if new {
+                jobs.bells.ring(&id);
+            }
+        });
+        if let Err(error) = looked.await {
+            tracing::debug!(%error, "a worker could not be looked at");
+        }
     }
 
     async fn is_held(&self) -> bool {

@@ -67,6 +67,10 @@ pub struct Run {
     pub notes: String,
     /// Its tags.
     pub tags: Vec<String>,
+    /// Cores that its worker keeps busy.
+    pub cores: Option<f64>,
+    /// Bytes of memory that its worker uses.
+    pub memory_bytes: Option<u64>,
     /// The arguments that are not at their defaults.
     #[schema(value_type = Object)]
     pub config: Map<String, Value>,
@@ -101,6 +105,8 @@ impl Run {
             seq: row.seq,
             notes: row.notes,
             tags: Vec::new(),
+            cores: None,
+            memory_bytes: None,
         }
     }
 
@@ -124,7 +130,9 @@ impl Run {
     pub async fn complete(state: &AppState, row: RunRow) -> Result<Self> {
         let mut tags = list::tags(&state.db, std::slice::from_ref(&row)).await?;
         let tags = tags.remove(&row.num).unwrap_or_default();
-        Ok(Self { tags, ..Self::new(row) })
+        let vitals = state.jobs.vitals(&row.id);
+        let (cores, memory_bytes) = (vitals.and_then(|it| it.cores), vitals.map(|it| it.resident));
+        Ok(Self { tags, cores, memory_bytes, ..Self::new(row) })
     }
 }
 
@@ -261,12 +269,15 @@ pub struct Curve {
     max: Option<Vec<Option<f64>>>,
     /// How many points there are in the window.
     of: i64,
+    /// Steps whose value is not finite, or the last steps of buckets with such a one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bad: Vec<i64>,
 }
 
 impl From<Series> for Curve {
     fn from(series: Series) -> Self {
-        let Series { step, value, min, max, of } = series;
-        Self { step, value, min, max, of }
+        let Series { step, value, min, max, of, bad } = series;
+        Self { step, value, min, max, of, bad }
     }
 }
 

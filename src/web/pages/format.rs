@@ -48,6 +48,21 @@ pub fn count(value: Option<f64>) -> String {
     format!("{scaled:.digits$}{unit}")
 }
 
+/// `431 MiB`, `7.6 GiB`.
+#[must_use]
+pub fn bytes(value: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut shown = value as f64;
+    let mut unit = 0;
+    while shown >= 1000.0 && unit + 1 < UNITS.len() {
+        shown /= 1024.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0 && shown < 10.0);
+    format!("{shown:.digits$} {}", UNITS[unit])
+}
+
 /// `1234567` as `1,234,567`.
 #[must_use]
 pub fn whole(value: i64) -> String {
@@ -114,6 +129,20 @@ fn civil(day: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes() {
+        for (value, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 KiB"),
+            (512 << 20, "512 MiB"),
+            (8_160_437_862, "7.6 GiB"),
+            (u64::MAX, "16777216 TiB"),
+        ] {
+            assert_eq!(bytes(value), expected);
+        }
+    }
 
     #[test]
     fn numbers() {

@@ -1,12 +1,13 @@
 //! `/runs/new`: the form, its live check, and Start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use askama::Template;
 use axum::extract::{Form, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use run::config::Config;
+use run::fields::Field;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -29,6 +30,9 @@ pub struct Wanted {
     /// The field to start in.
     #[serde(default)]
     focus: String,
+    /// Values to start with: `/runs/new?from=ID&learning_rate=1e-5` is a copy with another learning rate.
+    #[serde(flatten)]
+    values: BTreeMap<String, String>,
 }
 
 /// A run that a form is a copy of.
@@ -94,6 +98,12 @@ pub async fn form(
             (Typed::clone_of(&row.config_map()), Some(From { id: row.id, name: row.name }))
         }
     };
+    let mut typed = typed;
+    for (name, value) in wanted.values {
+        if Field::find(&name).is_some_and(|field| !field.secret) {
+            typed.set(name, value);
+        }
+    }
     let drawing = Drawing {
         typed,
         from,

@@ -1,13 +1,65 @@
 //! `/settings`: what a person or the server is set to. The language is a cookie of the browser.
 
+use askama::Template;
 use axum::Form;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
 
+use super::shell::Shell;
 use super::text::{COOKIE, Lang};
-use super::{Htmx, go};
+use super::{Htmx, go, html};
+use crate::jobs::queue::MOST_SLOTS;
 use crate::web::error::{Error, Result};
+use crate::web::state::AppState;
+
+#[derive(Template)]
+#[template(path = "pages/settings.html", blocks = ["main"])]
+struct Page {
+    shell: Shell,
+    slots: usize,
+    most: usize,
+    paused: bool,
+}
+
+/// GET /settings
+///
+/// # Errors
+/// Where the database fails.
+pub async fn show(
+    State(state): State<AppState>,
+    htmx: Htmx,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let shell = Shell::load(&state, &headers, "settings").await?;
+    let queue = state.jobs.queue().await?;
+    let page = Page { shell, slots: queue.slots, most: MOST_SLOTS, paused: queue.paused };
+    if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
+}
+
+/// The switch between light and dark.
+#[derive(Debug, Deserialize)]
+pub struct Theme {
+    #[serde(default)]
+    theme: String,
+}
+
+/// POST /settings/theme: `light`, `dark`, or nothing for what the system wants; kept in a cookie.
+///
+/// # Errors
+/// 400 for another word.
+pub async fn theme(htmx: Htmx, headers: HeaderMap, Form(wanted): Form<Theme>) -> Result<Response> {
+    if !["", "light", "dark"].contains(&wanted.theme.as_str()) {
+        return Err(Error::bad_request("theme: light, dark, or nothing."));
+    }
+    let mut response = go(htmx, back(&headers));
+    let cookie = format!("theme={}; Path=/; Max-Age=31536000; SameSite=Lax", wanted.theme);
+    if let Ok(value) = HeaderValue::try_from(cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, value);
+    }
+    Ok(response)
+}
 
 /// The switch in the rail.
 #[derive(Debug, Deserialize)]

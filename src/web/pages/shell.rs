@@ -29,6 +29,8 @@ pub struct Place {
 const PLACES: &[Place] = &[
     Place { key: "runs", href: "/runs", label: "nav.runs" },
     Place { key: "queue", href: "/queue", label: "nav.queue" },
+    Place { key: "system", href: "/system", label: "nav.system" },
+    Place { key: "settings", href: "/settings", label: "nav.settings" },
 ];
 
 /// The frame of a page.

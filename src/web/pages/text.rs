@@ -41,6 +41,7 @@ const SCRIPT: &[&str] = &[
     "phase.",
     "plot.",
     "queue.moved",
+    "run.usage",
     "samples.",
     "say.",
     "status.",

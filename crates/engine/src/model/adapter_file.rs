@@ -3,8 +3,6 @@
 //! What PEFT can say and the engine cannot do is refused by the field's name; an adapter is never
 //! loaded as something other than it was.
 
-mod targets;
-
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -12,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::brief;
 use super::config::{ModelConfig, read_json};
-use super::lora::LoraConfig;
+use super::lora::{LoraConfig, OUTER, PREFIX, Part, Targets, whole};
 use super::params::{ParamKind, expected_params};
 use super::save::write_safetensors;
 use super::weights::{Dtype, Weights, read_safetensors};
@@ -28,18 +26,18 @@ const PEFT_VERSION: &str = "0.18.1";
 /// An adapter as it lies on disk, checked against its model.
 #[derive(Debug)]
 pub struct AdapterFile {
-    /// Rank, alpha, dropout and the module names that it is on (`q_proj`, ...), never empty.
+    /// Its settings.
     pub lora: LoraConfig,
     /// The model it was made for, as written in the file.
     pub base_model: String,
-    /// Its matrices by PEFT's names, layer by layer, A before B.
+    /// Its tensors by PEFT's names: layer by layer A, B and DoRA's lengths, then whole modules.
     pub weights: Weights,
 }
 
 /// Reads the adapter in `dir` for a model of `config`.
 ///
 /// # Errors
-/// When a file is missing or damaged, a matrix is missing, of another shape or for no layer of the
+/// When a file is missing or damaged, a tensor is missing, of another shape or for no layer of the
 /// model, or the adapter uses something that is not supported: the text names it.
 pub fn read_adapter(dir: &Path, config: &ModelConfig) -> Result<AdapterFile> {
     let path = dir.join(CONFIG);
@@ -49,25 +47,28 @@ pub fn read_adapter(dir: &Path, config: &ModelConfig) -> Result<AdapterFile> {
     };
     let reader = Fields { source: path.display().to_string(), fields: &fields };
     reader.refuse_unsupported()?;
-    let modules = linear_modules(config);
-    let paths: Vec<&str> = modules.iter().map(|module| module.path.as_str()).collect();
-    let matched = targets::matched(fields.get("target_modules"), &paths)
-        .map_err(|why| reader.error("target_modules", why))?;
+    let wrong = |why| reader.error("target_modules", why);
     let lora = LoraConfig {
         rank: reader.rank()?,
         alpha: reader.number("lora_alpha", 8.0)?,
         dropout: reader.number("lora_dropout", 0.0)? as f32,
         rslora: reader.flag("use_rslora")?,
-        targets: targets::names(&paths, &matched)
-            .map_err(|why| reader.error("target_modules", why))?,
+        dora: reader.flag("use_dora")?,
+        targets: Targets::of_json(fields.get("target_modules")).map_err(wrong)?,
+        whole: reader.names("modules_to_save")?,
     };
+    let mut expected = adapter_tensors(config, &lora).map_err(wrong)?;
+    let wrong = |why| reader.error("modules_to_save", why);
+    for spec in whole::params(config, &lora.whole).map_err(wrong)? {
+        expected.push((format!("{PREFIX}{}", spec.name), spec.shape));
+    }
     let base_model = fields.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or("");
-    let weights = read_weights(dir, &modules, &matched, lora.rank)?;
+    let weights = read_weights(dir, &expected)?;
     Ok(AdapterFile { lora, base_model: base_model.to_owned(), weights })
 }
 
-/// Writes an adapter into `dir`, which must exist. `tensors` are its matrices by PEFT's names;
-/// `lora.targets` must be the modules' names; `base_model` is written as it is.
+/// Writes an adapter into `dir`, which must exist. `tensors` are its tensors by PEFT's names;
+/// `base_model` is written as it is.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -92,6 +93,7 @@ fn adapter_config(lora: &LoraConfig, base_model: &str) -> Value {
     let alpha = if whole { json!(lora.alpha as i64) } else { json!(lora.alpha) };
     // The shortest decimal of the f32: 0.1 rather than 0.10000000149.
     let dropout: f64 = lora.dropout.to_string().parse().unwrap_or(f64::from(lora.dropout));
+    let whole = if lora.whole.is_empty() { Value::Null } else { json!(lora.whole) };
     json!({
         "alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null,
         "auto_mapping": null, "base_model_name_or_path": base_model, "bias": "none",
@@ -100,34 +102,52 @@ fn adapter_config(lora: &LoraConfig, base_model: &str) -> Value {
         "init_lora_weights": true, "layer_replication": null, "layers_pattern": null,
         "layers_to_transform": null, "loftq_config": {}, "lora_alpha": alpha, "lora_bias": false,
         "lora_dropout": dropout, "megatron_config": null, "megatron_core": "megatron.core",
-        "modules_to_save": null, "peft_type": "LORA", "peft_version": PEFT_VERSION,
+        "modules_to_save": whole, "peft_type": "LORA", "peft_version": PEFT_VERSION,
         "qalora_group_size": 16, "r": lora.rank, "rank_pattern": {}, "revision": null,
-        "target_modules": lora.targets, "target_parameters": null, "task_type": "CAUSAL_LM",
-        "trainable_token_indices": null, "use_dora": false, "use_qalora": false,
+        "target_modules": lora.targets.to_json(), "target_parameters": null, "task_type": "CAUSAL_LM",
+        "trainable_token_indices": null, "use_dora": lora.dora, "use_qalora": false,
         "use_rslora": lora.rslora,
     })
 }
 
-/// A linear layer of the decoder.
-struct Module {
-    /// `model.layers.0.self_attn.q_proj`
-    path: String,
-    outputs: usize,
-    inputs: usize,
-}
-
-fn linear_modules(config: &ModelConfig) -> Vec<Module> {
-    let module = |spec: super::params::ParamSpec| match (spec.kind, spec.shape.as_slice()) {
-        (ParamKind::Matrix, &[outputs, inputs]) => {
-            let path = spec.name.strip_suffix(".weight")?.to_owned();
-            Some(Module { path, outputs, inputs })
-        }
-        _ => None,
+/// Names and shapes of an adapter's own tensors.
+fn adapter_tensors(
+    config: &ModelConfig,
+    lora: &LoraConfig,
+) -> Result<Vec<(String, Vec<usize>)>, String> {
+    let linear = |spec: super::params::ParamSpec| {
+        let path = spec.name.strip_suffix(".weight")?.to_owned();
+        (spec.kind == ParamKind::Matrix).then_some((path, spec.shape))
     };
-    expected_params(config).into_iter().filter_map(module).collect()
+    let modules: Vec<(String, Vec<usize>)> =
+        expected_params(config).into_iter().filter_map(linear).collect();
+    let paths: Vec<&str> = modules.iter().map(|(path, _)| path.as_str()).collect();
+    let hits = lora.targets.matched(&paths, &OUTER)?;
+    let [embedding, head] = [paths.len(), paths.len() + 1].map(|i| hits.get(i) == Some(&true));
+    if head && !whole::excludes(&lora.whole, OUTER[1]) {
+        return Err("an adapter on lm_head is not supported".into());
+    }
+    let mut out = Vec::new();
+    for ((path, shape), _) in modules.iter().zip(hits).filter(|(_, hit)| *hit) {
+        let &[outputs, inputs] = shape.as_slice() else { continue };
+        if whole::excludes(&lora.whole, path) {
+            continue;
+        }
+        out.push((Part::A.file_name(path), vec![lora.rank, inputs]));
+        out.push((Part::B.file_name(path), vec![outputs, lora.rank]));
+        if lora.dora {
+            out.push((Part::Magnitude.file_name(path), vec![outputs]));
+        }
+    }
+    if embedding && !whole::excludes(&lora.whole, OUTER[0]) {
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        out.push((Part::EmbedA.file_name(OUTER[0]), vec![lora.rank, vocab]));
+        out.push((Part::EmbedB.file_name(OUTER[0]), vec![hidden, lora.rank]));
+    }
+    Ok(out)
 }
 
-fn read_weights(dir: &Path, modules: &[Module], matched: &[bool], rank: usize) -> Result<Weights> {
+fn read_weights(dir: &Path, expected: &[(String, Vec<usize>)]) -> Result<Weights> {
     let path = dir.join(WEIGHTS);
     if !path.exists() && dir.join("adapter_model.bin").exists() {
         let why = "a pickle (PyTorch) file, which is never read here; save the adapter again with \
@@ -136,22 +156,22 @@ fn read_weights(dir: &Path, modules: &[Module], matched: &[bool], rank: usize) -
     }
     let bad = |why: String| Error::input(path.display().to_string(), why);
     let mut found = read_safetensors(&path, Dtype::F32)?;
+    // PEFT writes the frozen embedding too where it has an adapter.
+    found.retain(|name, _| !name.contains(".base_layer."));
     let mut out = Weights::new();
-    for (module, _) in modules.iter().zip(matched).filter(|(_, matched)| **matched) {
-        let shapes = [("A", [rank, module.inputs]), ("B", [module.outputs, rank])];
-        for (which, shape) in shapes {
-            let name = format!("base_model.model.{}.lora_{which}.weight", module.path);
-            let Some(tensor) = found.swap_remove(&name) else {
-                return Err(bad(format!("tensor {name} is missing, but {CONFIG} names its layer")));
-            };
-            if tensor.shape != shape {
-                return Err(bad(format!(
-                    "tensor {name} has shape {:?}, expected {shape:?} by r and the model's config",
-                    tensor.shape
-                )));
-            }
-            out.insert(name, tensor);
+    for (name, shape) in expected {
+        let with_suffix = || format!("{name}.weight");
+        let tensor = found.swap_remove(name).or_else(|| found.swap_remove(&with_suffix()));
+        let Some(tensor) = tensor else {
+            return Err(bad(format!("tensor {name} is missing, but {CONFIG} names its layer")));
+        };
+        if &tensor.shape != shape {
+            return Err(bad(format!(
+                "tensor {name} has shape {:?}, expected {shape:?} by r and the model's config",
+                tensor.shape
+            )));
         }
+        out.insert(name.clone(), tensor);
     }
     match found.keys().min() {
         None => Ok(out),
@@ -197,6 +217,16 @@ impl Fields<'_> {
         }
     }
 
+    fn names(&self, name: &str) -> Result<Vec<String>> {
+        let list = match self.fields.get(name) {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(list) => list.as_array(),
+        };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let names = list.and_then(|list| list.iter().map(text).collect());
+        names.ok_or_else(|| self.error(name, "expected a list of module names"))
+    }
+
     /// Refuses every setting that would make the adapter something else than plain LoRA.
     fn refuse_unsupported(&self) -> Result<()> {
         let plain = |name: &str, value: &Value| match (name, value) {
@@ -209,17 +239,15 @@ impl Fields<'_> {
             (_, Value::Array(list)) => list.is_empty(),
             _ => false,
         };
-        const CHECKED: [&str; 21] = [
+        const CHECKED: [&str; 19] = [
             "peft_type",
             "bias",
             "init_lora_weights",
-            "use_dora",
             "use_qalora",
             "lora_bias",
             "fan_in_fan_out",
             "rank_pattern",
             "alpha_pattern",
-            "modules_to_save",
             "exclude_modules",
             "layers_to_transform",
             "layers_pattern",

@@ -186,6 +186,9 @@ impl Block {
         drop(h);
         let dx2 = self.norm_backward(p, grads, self.mlp_norm, dy_td, &dh, &x2_td, &rstd_mlp)?;
         drop((dh, x2_td));
+        if !want_dx && !self.attention_trained(grads) {
+            return Ok(None);
+        }
         // Attention branch.
         let d_branch = self.post_norm_backward(p, grads, 0, &dx2, attn_raw.as_ref())?;
         let d_branch = d_branch.as_ref().unwrap_or(&dx2);
@@ -235,6 +238,18 @@ impl Block {
         let (gate, up, _) = self.gate_up(pass, &h)?;
         let (branch, _) = self.down.forward(p, &self.gate.forward(&gate, &up)?, pass.mode)?;
         add(self.post_norm(p, 1, branch)?.0, &x2)
+    }
+
+    /// Whether a parameter of the attention branch wants a gradient.
+    fn attention_trained(&self, grads: &Grads) -> bool {
+        let qkv = match &self.qkv {
+            Qkv::Split(three) => three.as_slice(),
+            Qkv::Fused(one) => std::slice::from_ref(one),
+        };
+        let norms = [Some(self.input_norm), self.post_norms.map(|norms| norms[0])];
+        qkv.iter().chain([&self.o]).any(|linear| linear.trained(grads))
+            || norms.into_iter().flatten().any(|id| grads.wants(id))
+            || self.qk_norms.is_some_and(|norms| norms.iter().any(|id| grads.wants(*id)))
     }
 
     /// The linear layers with their module names (`q_proj`, ...), for adapters.

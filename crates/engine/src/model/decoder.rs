@@ -9,7 +9,9 @@ use indexmap::IndexMap;
 
 use super::block::{Block, GateUp, Pass, Qkv, Saved};
 use super::config::{Activation, ModelConfig};
+use super::embed_lora::EmbedLora;
 use super::linear::{Linear, Mode};
+use super::neftune;
 use super::params::{ParamKind, expected_params};
 use super::rope_freq::inv_freq_at;
 use super::store::{Grads, ParamId, Params, Role};
@@ -43,6 +45,10 @@ pub struct Decoder {
     pub params: Params,
     /// Its layers.
     pub blocks: Vec<Block>,
+    /// The adapter beside the embedding.
+    pub embed_lora: Option<EmbedLora>,
+    /// NEFTune's alpha: noise on the embedded tokens in training.
+    pub neftune: Option<f64>,
     embed: ParamId,
     final_norm: ParamId,
     lm_head: ParamId,
@@ -133,13 +139,44 @@ impl Decoder {
             .map(|l| block(&config, &params, norm, l))
             .collect::<Result<_>>()?;
         let head = Head { softcap: config.final_logit_softcapping, ..Head::default() };
-        Ok(Self { config, params, blocks, embed, final_norm, lm_head, norm, head })
+        let (embed_lora, neftune) = (None, None);
+        Ok(Self {
+            config,
+            params,
+            blocks,
+            embed_lora,
+            neftune,
+            embed,
+            final_norm,
+            lm_head,
+            norm,
+            head,
+        })
     }
 
     /// The embedding's, the final norm's and the head's parameters (head = embedding when tied).
     #[must_use]
     pub fn outer_params(&self) -> [ParamId; 3] {
         [self.embed, self.final_norm, self.lm_head]
+    }
+
+    /// Gives a tied head a parameter of its own, equal to the embedding. Must come before adapters.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn untie_head(&mut self) -> Result<()> {
+        if self.lm_head != self.embed {
+            return Ok(());
+        }
+        let embed = self.params.get(self.embed).clone();
+        let (name, copy) = ("lm_head.weight".to_owned(), embed.value.copy()?);
+        self.lm_head = match embed.packed {
+            Some(packed) => self.params.push_packed(name, packed, Role::Embedding)?,
+            None => self.params.push(name, copy, Role::Embedding),
+        };
+        self.config.tie_word_embeddings = false;
+        self.config.raw.insert("tie_word_embeddings".into(), false.into());
+        Ok(())
     }
 
     /// Chooses what is minimised.
@@ -168,7 +205,7 @@ impl Decoder {
         let (x_td, mut kept) = self.up(batch, pass, keep, lowest)?;
         let (loss, mut dx_td) = self.head_step(batch, grads, scale, x_td)?;
         grads.sift()?;
-        let embedding_trained = grads.wants(self.embed);
+        let embedding_trained = self.embedding_trained();
         for (l, block) in self.blocks.iter().enumerate().skip(lowest).rev() {
             let saved = match kept.pop() {
                 Some(Kept::Intermediates(saved)) => *saved,
@@ -185,10 +222,12 @@ impl Decoder {
                 None => return Ok(loss),
             }
         }
-        if embedding_trained
-            && let Some(table) = grads.summed(self.embed, self.params.value(self.embed))?
-        {
-            embedding::backward(table, &batch.ids, self.embedding_scale(), &dx_td)?;
+        let factor = self.embedding_scale();
+        if let Some(lora) = &self.embed_lora {
+            lora.backward(&self.params, grads, &batch.ids, factor, &dx_td)?;
+        }
+        if let Some(table) = grads.summed(self.embed, self.params.value(self.embed))? {
+            embedding::backward(table, &batch.ids, factor, &dx_td)?;
         }
         Ok(loss)
     }
@@ -234,7 +273,12 @@ impl Decoder {
     /// # Errors
     /// When ids lie outside the vocabulary.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        self.params.matrix(self.embed).rows(ids, self.embedding_scale())
+        let factor = self.embedding_scale();
+        let x = self.params.matrix(self.embed).rows(ids, factor)?;
+        match &self.embed_lora {
+            Some(lora) => lora.forward(&self.params, ids, factor, x),
+            None => Ok(x),
+        }
     }
 
     /// The final norm.
@@ -272,6 +316,9 @@ impl Decoder {
         lowest: usize,
     ) -> Result<(Tensor, Vec<Kept>)> {
         let mut x = self.embed(&batch.ids)?;
+        if let Some(alpha) = self.neftune {
+            x = neftune::add_noise(x, &batch.lengths, alpha, pass.mode)?;
+        }
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {
             let (y, saved) = block.forward(pass, &x)?;
@@ -312,10 +359,7 @@ impl Decoder {
 
     /// Index of the lowest layer that backward must reach; the number of layers for none.
     fn lowest_trained(&self) -> usize {
-        if self.params.trainable(self.embed) && !self.config.tie_word_embeddings {
-            return 0;
-        }
-        if self.params.trainable(self.embed) {
+        if self.embedding_trained() {
             return 0;
         }
         let in_layer = |name: &str| {
@@ -324,6 +368,12 @@ impl Decoder {
         };
         let trained = self.params.iter().filter(|(_, p)| p.trainable);
         trained.filter_map(|(_, p)| in_layer(&p.name)).min().unwrap_or(self.blocks.len())
+    }
+
+    /// Whether backward must reach the embedded tokens.
+    fn embedding_trained(&self) -> bool {
+        let adapter = self.embed_lora.as_ref();
+        self.params.trainable(self.embed) || adapter.is_some_and(|lora| lora.trained(&self.params))
     }
 
     fn embedding_scale(&self) -> f32 {

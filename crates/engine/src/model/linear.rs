@@ -8,6 +8,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::dora::{self, Dora};
 use super::store::{Grads, ParamId, Params};
 use crate::error::Result;
 use crate::ops::matmul;
@@ -39,6 +40,8 @@ pub struct Lora {
     pub dropout: f32,
     /// Tells the layers apart in the dropout stream.
     pub layer: u32,
+    /// The rows' lengths, where they are learnt too.
+    pub dora: Option<Dora>,
 }
 
 /// Whether dropout is on, and where in the run we are.
@@ -58,7 +61,8 @@ pub enum Mode {
 /// What backward reads besides the input: u = drop(x) aᵀ, [t, r].
 #[derive(Debug, Default)]
 pub struct Saved {
-    u_tr: Option<Tensor>,
+    pub(super) u_tr: Option<Tensor>,
+    pub(super) dora: Option<dora::Saved>,
 }
 
 impl Linear {
@@ -67,6 +71,9 @@ impl Linear {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, params: &Params, x_td: &Tensor, mode: Mode) -> Result<(Tensor, Saved)> {
+        if let Some((lora, dora)) = self.dora() {
+            return dora::forward(self, lora, dora, params, x_td, mode);
+        }
         let mut y = params.matrix(self.weight).forward(x_td)?;
         if let Some(bias) = self.bias {
             y = add_row(y, params.value(bias))?;
@@ -77,7 +84,22 @@ impl Linear {
         let dropped = lora.drop(x_td, mode)?;
         let u = matmul::forward(dropped.as_ref().unwrap_or(x_td), params.value(lora.a))?;
         let y = matmul::forward_add(y, lora.scale, &u, params.value(lora.b))?;
-        Ok((y, Saved { u_tr: Some(u) }))
+        Ok((y, Saved { u_tr: Some(u), dora: None }))
+    }
+
+    /// Whether one of its parameters, or of its adapter's, wants a gradient.
+    #[must_use]
+    pub fn trained(&self, grads: &Grads) -> bool {
+        let adapter = self.lora.iter().flat_map(|lora| {
+            let magnitude = lora.dora.as_ref().map(|dora| dora.magnitude);
+            [lora.a, lora.b].into_iter().chain(magnitude)
+        });
+        [self.weight].into_iter().chain(self.bias).chain(adapter).any(|id| grads.wants(id))
+    }
+
+    fn dora(&self) -> Option<(&Lora, &Dora)> {
+        let lora = self.lora.as_ref()?;
+        Some((lora, lora.dora.as_ref()?))
     }
 
     /// Adds the parameters' gradients; returns that of the input, added to `dx_td` where given, if
@@ -104,6 +126,10 @@ impl Linear {
             && let Some(db) = grads.summed(bias, params.value(bias))?
         {
             add_column_sums(db, dy_to)?;
+        }
+        if let (Some((lora, dora)), Some(u), Some(z)) = (self.dora(), &saved.u_tr, &saved.dora) {
+            let (layer, kept) = ((self, lora, dora), (u, z));
+            return dora::backward(layer, params, grads, x_td, kept, dy_to, dx_td, want_dx, mode);
         }
         let mut dx = dx_td;
         if want_dx {
@@ -152,13 +178,13 @@ impl Lora {
         }))
     }
 
-    fn drops(&self, mode: Mode) -> bool {
+    pub(super) fn drops(&self, mode: Mode) -> bool {
         self.dropout > 0.0 && matches!(mode, Mode::Train { .. })
     }
 
     /// x with elements dropped and the rest scaled by 1 / (1 - p); `None` = x itself. The same
     /// mask for every call in one micro-step.
-    fn drop(&self, x_td: &Tensor, mode: Mode) -> Result<Option<Tensor>> {
+    pub(super) fn drop(&self, x_td: &Tensor, mode: Mode) -> Result<Option<Tensor>> {
         let Mode::Train { seed, micro_step } = mode else {
             return Ok(None);
         };
@@ -206,7 +232,7 @@ pub fn add(y: Tensor, x: &Tensor) -> Result<Tensor> {
     Ok(y)
 }
 
-fn add_row(y_to: Tensor, bias_o: &Tensor) -> Result<Tensor> {
+pub(super) fn add_row(y_to: Tensor, bias_o: &Tensor) -> Result<Tensor> {
     if !y_to.device().is_cpu() {
         return Ok(y_to.broadcast_add(bias_o)?);
     }

@@ -11,6 +11,8 @@ use std::path::Path;
 use indexmap::IndexMap;
 use run::config::Config;
 
+use super::config::ModelConfig;
+use super::lora::whole;
 use super::params::{ParamKind, ParamSpec};
 use super::weights::{WeightData, Weights};
 use crate::error::{Error, Result};
@@ -38,20 +40,20 @@ pub enum Target {
 pub struct Plan {
     /// What floating-point weights of linear layers become.
     pub target: Target,
-    /// Modules that are trained whole and so stay in full precision.
+    /// Parameters that are trained and so stay in full precision.
     pub plain: Vec<String>,
 }
 
-impl Plan {
+impl Target {
     /// What a run's arguments ask for; `None` = full precision.
     ///
     /// # Errors
     /// When they ask for bits or a type that there is not.
     pub fn of(config: &Config) -> Result<Option<Self>> {
-        let target = match (config.quantization_bit, config.quantization_type.as_str()) {
+        Ok(Some(match (config.quantization_bit, config.quantization_type.as_str()) {
             (None, _) => return Ok(None),
-            (Some(8), _) => Target::Eight,
-            (Some(4), kind @ ("nf4" | "fp4")) => Target::FourBit {
+            (Some(8), _) => Self::Eight,
+            (Some(4), kind @ ("nf4" | "fp4")) => Self::FourBit {
                 kind: if kind == "nf4" { FourBit::Nf4 } else { FourBit::Fp4 },
                 double: config.double_quantization,
             },
@@ -63,16 +65,33 @@ impl Plan {
                 let why = format!("{bits} bits: there are 4 and 8");
                 return Err(Error::input("quantization_bit", why));
             }
+        }))
+    }
+}
+
+impl Plan {
+    /// A plan that leaves the modules `whole` (PEFT's `modules_to_save`) in full precision. Where one
+    /// of them is the embedding or a head that is the embedding, that is the table of both.
+    ///
+    /// # Errors
+    /// When a name is no module's.
+    pub fn new(target: Target, config: &ModelConfig, whole: &[String]) -> Result<Self> {
+        let specs = match whole {
+            [] => Vec::new(),
+            _ => whole::params(config, whole).map_err(|e| Error::input("additional_target", e))?,
         };
-        Ok(Some(Self { target, plain: config.additional_target.clone() }))
+        let mut plain: Vec<String> = specs.into_iter().map(|spec| spec.name).collect();
+        if config.tie_word_embeddings && plain.iter().any(|name| name == whole::HEAD) {
+            plain.push(whole::EMBED.to_owned());
+        }
+        Ok(Self { target, plain })
     }
 
     /// Whether parameter `spec` may be held in blocks: a matrix of the model that stays frozen.
     #[must_use]
     pub fn packs(&self, spec: &ParamSpec) -> bool {
         let matrix = matches!(spec.kind, ParamKind::Matrix | ParamKind::Embedding);
-        let module = |name: &String| spec.name.split('.').any(|part| part == name);
-        matrix && !self.plain.iter().any(module)
+        matrix && !self.plain.contains(&spec.name)
     }
 
     /// Bits of each number of a weight that is quantised.

@@ -76,9 +76,14 @@ impl Params {
     ///
     /// # Errors
     /// Never, for a CPU.
-    pub fn push_packed(&mut self, name: String, packed: Packed, role: Role) -> Result<ParamId> {
+    pub fn push_packed(
+        &mut self,
+        name: String,
+        packed: impl std::convert::Into<Arc<Packed>>,
+        role: Role,
+    ) -> Result<ParamId> {
         let value = zeros(0, &Device::Cpu)?;
-        let packed = Some(Arc::new(packed));
+        let packed = Some(packed.into());
         self.list.push(Param { name, value, packed, role, trainable: false });
         Ok(ParamId(self.list.len() - 1))
     }

@@ -5,6 +5,7 @@
 //! a plain tensor is frozen.
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::{embedding, matmul};
 use crate::error::Result;
@@ -25,6 +26,12 @@ pub trait Matrix: Sync {
     /// When the inner dimensions differ.
     fn forward(&self, x_td: &Tensor) -> Result<Tensor>;
 
+    /// `y_to += x_td wᵀ`, returning `y_to`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    fn forward_add(&self, y_to: Tensor, x_td: &Tensor) -> Result<Tensor>;
+
     /// `scale * dy_to w`, added to `dx_td` where one is given, [t, in].
     ///
     /// # Errors
@@ -37,11 +44,11 @@ pub trait Matrix: Sync {
     /// When an id is not below `out`.
     fn rows(&self, ids: &[u32], scale: f32) -> Result<Tensor>;
 
-    /// Euclidean length of each row (DoRA starts from it).
+    /// Squared Euclidean length of each row (DoRA starts from it).
     ///
     /// # Errors
     /// When the weight cannot be read.
-    fn row_norms(&self) -> Result<Vec<f32>>;
+    fn row_squares(&self) -> Result<Vec<f64>>;
 }
 
 impl Matrix for Tensor {
@@ -53,6 +60,10 @@ impl Matrix for Tensor {
         matmul::forward(x_td, self)
     }
 
+    fn forward_add(&self, y_to: Tensor, x_td: &Tensor) -> Result<Tensor> {
+        matmul::forward_add(y_to, 1.0, x_td, self)
+    }
+
     fn input_grad(&self, dx_td: Option<Tensor>, scale: f32, dy_to: &Tensor) -> Result<Tensor> {
         matmul::input_grad(dx_td, scale, dy_to, self)
     }
@@ -61,16 +72,16 @@ impl Matrix for Tensor {
         embedding::forward(self, ids, scale)
     }
 
-    fn row_norms(&self) -> Result<Vec<f32>> {
+    fn row_squares(&self) -> Result<Vec<f64>> {
         let (_, width) = self.dims2()?;
         let host = self.to_device(&candle_core::Device::Cpu)?;
         let data = view(&host)?;
-        let norm = |row: &[f32]| {
+        let square = |row: &[f32]| {
             with_simd(
                 #[inline(always)]
-                || sum_sq(row).sqrt() as f32,
+                || sum_sq(row),
             )
         };
-        Ok(data.chunks_exact(width).map(norm).collect())
+        Ok(data.par_chunks_exact(width).map(square).collect())
     }
 }

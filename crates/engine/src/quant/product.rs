@@ -112,6 +112,32 @@ impl Packed {
         }
     }
 
+    /// `y_to (+)= x_td wᵀ`.
+    fn product(&self, x_td: &Tensor, y: &mut [f32], into: Into) -> Result<()> {
+        let (t, d) = x_td.dims2()?;
+        same("input features", d, self.cols)?;
+        self.on_cpu(x_td)?;
+        let x = view(x_td)?;
+        let o = self.rows;
+        let (columns, step) = (Columns::new(y, o), self.tile_rows());
+        (0..o.div_ceil(step)).into_par_iter().for_each(|tile| {
+            let rows = tile * step..o.min((tile + 1) * step);
+            with_panel(rows.len() * d, |panel| {
+                self.unpack(rows.clone(), 0, d, panel);
+                let (a, b) = (Mat::new(&x, t, d, d), Mat::new(panel, rows.len(), d, d).t());
+                #[expect(
+                    unsafe_code,
+                    reason = "tiles of one matrix are written by several threads"
+                )]
+                // SAFETY: tiles have disjoint rows of the weight, which are columns of y.
+                unsafe {
+                    columns.product(rows.start, into, 1.0, a, b);
+                }
+            });
+        });
+        Ok(())
+    }
+
     fn on_cpu(&self, x: &Tensor) -> Result<()> {
         match x.device() {
             Device::Cpu => Ok(()),
@@ -126,29 +152,15 @@ impl Matrix for Packed {
     }
 
     fn forward(&self, x_td: &Tensor) -> Result<Tensor> {
-        let (t, d) = x_td.dims2()?;
-        same("input features", d, self.cols)?;
-        self.on_cpu(x_td)?;
-        let x = view(x_td)?;
-        let o = self.rows;
-        let mut y = vec![0f32; t * o];
-        let (columns, step) = (Columns::new(&mut y, o), self.tile_rows());
-        (0..o.div_ceil(step)).into_par_iter().for_each(|tile| {
-            let rows = tile * step..o.min((tile + 1) * step);
-            with_panel(rows.len() * d, |panel| {
-                self.unpack(rows.clone(), 0, d, panel);
-                let (a, b) = (Mat::new(&x, t, d, d), Mat::new(panel, rows.len(), d, d).t());
-                #[expect(
-                    unsafe_code,
-                    reason = "tiles of one matrix are written by several threads"
-                )]
-                // SAFETY: tiles have disjoint rows of the weight, which are columns of y.
-                unsafe {
-                    columns.product(rows.start, Into::Overwrite, 1.0, a, b);
-                }
-            });
-        });
-        from_vec(y, (t, o))
+        let mut y = vec![0f32; x_td.dim(0)? * self.rows];
+        self.product(x_td, &mut y, Into::Overwrite)?;
+        from_vec(y, (x_td.dim(0)?, self.rows))
+    }
+
+    fn forward_add(&self, y_to: Tensor, x_td: &Tensor) -> Result<Tensor> {
+        same("output elements", y_to.elem_count(), x_td.dim(0)? * self.rows)?;
+        update(&y_to, |y| self.product(x_td, y, Into::Add))??;
+        Ok(y_to)
     }
 
     fn input_grad(&self, dx_td: Option<Tensor>, scale: f32, dy_to: &Tensor) -> Result<Tensor> {
@@ -203,16 +215,16 @@ impl Matrix for Packed {
         from_vec(out, (ids.len(), self.cols))
     }
 
-    fn row_norms(&self) -> Result<Vec<f32>> {
-        let norm = |row| {
+    fn row_squares(&self) -> Result<Vec<f64>> {
+        let square = |row| {
             with_panel(self.cols, |panel| {
                 self.unpack(row..row + 1, 0, self.cols, panel);
                 with_simd(
                     #[inline(always)]
-                    || sum_sq(panel).sqrt() as f32,
+                    || sum_sq(panel),
                 )
             })
         };
-        Ok((0..self.rows).into_par_iter().map(norm).collect())
+        Ok((0..self.rows).into_par_iter().map(square).collect())
     }
 }

@@ -7,8 +7,7 @@ macro_rules! method_rows {
             done stage: Stage = "sft", Advanced,
                 "What is learnt from: `sft` answers to prompts, `pt` running text.";
             done finetuning_type: FinetuningType = "lora", Basic,
-                "`lora` trains a small adapter beside the frozen model; `full` trains every weight."
-                { not_yet: &["freeze"] };
+                "`lora` trains a small adapter beside the frozen model; `freeze` some layers of it; `full` every weight.";
             done lora_rank: usize = "8", Advanced,
                 "Width of the adapter: more can learn more and takes more memory."
                 { min: Some(1.0), max: Some(65_536.0), needs: Some(("finetuning_type", "lora")) };
@@ -21,13 +20,13 @@ macro_rules! method_rows {
             done lora_target: Vec<String> = "all", Advanced,
                 "Names of the linear layers that get an adapter, separated by commas; `all` is each but the head."
                 { needs: Some(("finetuning_type", "lora")) };
-            later additional_target: Vec<String> = "", Advanced,
+            done additional_target: Vec<String> = "", Advanced,
                 "Names of further modules to train whole and save beside the adapter."
                 { needs: Some(("finetuning_type", "lora")) };
             done use_rslora: bool = "false", Advanced,
                 "Scale by alpha over the square root of the rank (rank-stabilised LoRA)."
                 { needs: Some(("finetuning_type", "lora")) };
-            later use_dora: bool = "false", Advanced,
+            done use_dora: bool = "false", Advanced,
                 "Learn the length of each weight row apart from its direction (DoRA)."
                 { needs: Some(("finetuning_type", "lora")) };
             later pissa_init: bool = "false", Advanced,
@@ -39,22 +38,22 @@ macro_rules! method_rows {
             later pissa_convert: bool = "false", Advanced,
                 "Save a PiSSA adapter as a plain LoRA adapter of the unchanged model."
                 { needs: Some(("pissa_init", "true")) };
-            later loraplus_lr_ratio: Option<f64> = "null", Advanced,
+            done loraplus_lr_ratio: Option<f64> = "null", Advanced,
                 "How many times faster the B matrices learn (LoRA+)."
                 { min: Some(0.0), max: Some(1e6), needs: Some(("finetuning_type", "lora")) };
-            later loraplus_lr_embedding: f64 = "1e-06", Advanced,
+            done loraplus_lr_embedding: f64 = "1e-06", Advanced,
                 "Learning rate of LoRA embedding layers with LoRA+."
                 { min: Some(0.0), max: Some(1e3), needs: Some(("finetuning_type", "lora")) };
-            later create_new_adapter: bool = "false", Advanced,
+            done create_new_adapter: bool = "false", Advanced,
                 "Merge the given adapters into the model and train a new one."
                 { needs: Some(("finetuning_type", "lora")) };
-            later freeze_trainable_layers: i64 = "2", Advanced,
+            done freeze_trainable_layers: i64 = "2", Advanced,
                 "Train the last so many layers; negative, the first."
                 { unit: "layers", min: Some(-10_000.0), max: Some(10_000.0), needs: Some(("finetuning_type", "freeze")) };
-            later freeze_trainable_modules: Vec<String> = "all", Advanced,
+            done freeze_trainable_modules: Vec<String> = "all", Advanced,
                 "Names of the modules to train in those layers, separated by commas."
                 { needs: Some(("finetuning_type", "freeze")) };
-            later freeze_extra_modules: Vec<String> = "", Advanced,
+            done freeze_extra_modules: Vec<String> = "", Advanced,
                 "Names of modules outside the layers to train too."
                 { needs: Some(("finetuning_type", "freeze")) };
             done use_badam: bool = "false", Advanced,

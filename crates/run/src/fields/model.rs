@@ -8,9 +8,9 @@ macro_rules! model_rows {
                 "Folder of the model (config.json, safetensors, tokenizer.json), a .gguf file, or a hub name that already lies in a Hugging Face or ModelScope cache on this machine."
                 { kind: Kind::Path };
             done adapter_name_or_path: Vec<String> = "", Advanced,
-                "Folder of a LoRA adapter to go on training; its adapter_config.json gives rank, alpha, targets and dropout.";
-            later adapter_folder: Option<String> = "null", Advanced,
-                "Folder that holds the folders named in `adapter_name_or_path`." { kind: Kind::Path };
+                "Folders of LoRA adapters, separated by commas: all but the last are merged into the model, the last is trained on as its adapter_config.json describes it.";
+            done adapter_folder: Option<String> = "null", Advanced,
+                "Folder inside each of `adapter_name_or_path` that holds the adapter's files.";
             done cache_dir: Option<String> = "null", Advanced,
                 "Where a hub name is looked up before the usual caches." { kind: Kind::Path };
             later resize_vocab: bool = "false", Advanced,

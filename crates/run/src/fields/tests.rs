@@ -182,11 +182,7 @@ fn values_that_are_wrong_say_why() {
     check("learning_rate", Value::Null, "`null` is not a number");
     check("lora_dropout", 1.into(), "1 is not between 0 and 0.999");
     check("stage", "dpo".into(), "`dpo` is none of sft, pt");
-    check(
-        "finetuning_type",
-        "freeze".into(),
-        "`freeze` is not supported yet; choose one of lora, full",
-    );
+    check("finetuning_type", "oft".into(), "`oft` is none of lora, full, freeze");
     check("template", serde_json::json!(["a"]), "a list is no value here");
     check("template", "a\0b".into(), "the text holds a zero byte");
     check("lr_scheduler_kwargs", 5.into(), "`5` is not a JSON object: it is a single value");
@@ -213,5 +209,5 @@ fn a_form_shows_values_that_read_back() {
     check("packing", "Packing", "");
     check("ignore_pad_token_for_loss", "Ignore pad token for loss", "True");
     let method = Field::find("finetuning_type").unwrap();
-    assert_eq!(method.open_choices().collect::<Vec<_>>(), ["lora", "full"]);
+    assert_eq!(method.open_choices().collect::<Vec<_>>(), ["lora", "full", "freeze"]);
 }

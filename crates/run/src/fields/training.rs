@@ -28,7 +28,7 @@ macro_rules! training_rows {
                 "Longer gradients are cut to this length; 0 cuts none." { min: Some(0.0), max: Some(1e9) };
             done label_smoothing_factor: f64 = "0.0", Advanced,
                 "Share of the target that is spread over all tokens." { min: Some(0.0), max: Some(0.999) };
-            later neftune_noise_alpha: Option<f64> = "null", Advanced,
+            done neftune_noise_alpha: Option<f64> = "null", Advanced,
                 "Strength of the noise added to embeddings in training (NEFTune)."
                 { min: Some(0.0), max: Some(1e6) };
             done dataloader_drop_last: bool = "false", Advanced,

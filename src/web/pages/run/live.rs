@@ -6,9 +6,10 @@ use super::outcome::Outcome;
 use crate::db::events::{self, EventRow};
 use crate::db::metrics::{self, Series};
 use crate::db::runs::{RunRow, Status};
+use crate::jobs::vitals::Vitals;
 use crate::web::error::Result;
 use crate::web::pages::curve::Curve;
-use crate::web::pages::format::{count, number, whole};
+use crate::web::pages::format::{bytes, count, number, whole};
 use crate::web::pages::queue::reason;
 use crate::web::pages::text::Lang;
 use crate::web::pages::view::RunView;
@@ -36,6 +37,8 @@ pub struct Live {
     pub samples: Vec<Sample>,
     pub outcome: Option<Outcome>,
     pub table: Vec<Vec<String>>,
+    /// What its worker uses, or nothing.
+    pub usage: String,
 }
 
 /// A small chart.
@@ -52,15 +55,19 @@ pub struct Line {
     pub class: &'static str,
 }
 
-/// What the model answered to one prompt, before and (so far) last.
+/// What the model answered to one prompt, step after step.
 pub struct Sample {
     pub prompt: String,
-    pub before_label: String,
-    pub before: String,
-    pub after_label: String,
-    pub after: String,
-    /// Whether the second answer is still to come, or will not.
-    pub open: bool,
+    pub answers: Vec<Answer>,
+    /// What stands in place of an answer that is still to come, or will not.
+    pub open: Option<&'static str>,
+}
+
+/// One answer.
+pub struct Answer {
+    pub step: i64,
+    pub label: String,
+    pub text: String,
 }
 
 impl Live {
@@ -110,6 +117,7 @@ impl Live {
             log: log.into_iter().map(|text| Line { class: class(&text), text }).collect(),
             samples: pair_up(&known(samples, row), row.status.is_over(), lang),
             table: table(&curves),
+            usage: state.jobs.vitals(&row.id).map(|vitals| usage(vitals, lang)).unwrap_or_default(),
         })
     }
 }
@@ -155,34 +163,40 @@ async fn phase(state: &AppState, row: &RunRow, lang: Lang) -> Result<String> {
     Ok(lang.text(&format!("phase.{key}")).to_owned())
 }
 
-/// One entry a prompt: the first answer and the last.
+/// One entry a prompt, its answers by step; one that comes again replaces the old.
 fn pair_up(samples: &[Value], over: bool, lang: Lang) -> Vec<Sample> {
     let mut all: Vec<Sample> = Vec::new();
     for sample in samples {
         let text =
             |name: &str| sample.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let step = sample.get("step").and_then(Value::as_i64).unwrap_or_default();
-        let when = if step == 0 {
+        let label = if step == 0 {
             lang.text("samples.before").to_owned()
         } else {
             lang.fill("samples.after", &[&whole(step)])
         };
-        let prompt = text("prompt");
+        let (prompt, answer) = (text("prompt"), Answer { step, label, text: text("text") });
         match all.iter_mut().find(|known| known.prompt == prompt) {
             Some(known) => {
-                (known.after_label, known.after, known.open) = (when, text("text"), false)
+                known.answers.retain(|old| old.step != step);
+                known.answers.push(answer);
             }
-            None => all.push(Sample {
-                prompt,
-                before_label: when,
-                before: text("text"),
-                after_label: lang.text("samples.later").to_owned(),
-                after: lang.text(if over { "samples.none" } else { "samples.wait" }).to_owned(),
-                open: true,
-            }),
+            None => all.push(Sample { prompt, answers: vec![answer], open: None }),
         }
     }
+    for sample in all.iter_mut().filter(|sample| sample.answers.len() == 1) {
+        sample.open = Some(if over { "samples.none" } else { "samples.wait" });
+    }
     all
+}
+
+/// `1.9 cores · 412 MiB`
+fn usage(vitals: Vitals, lang: Lang) -> String {
+    let memory = bytes(vitals.resident);
+    match vitals.cores {
+        Some(cores) => lang.fill("run.usage", &[&format!("{cores:.1}"), &memory]),
+        None => memory,
+    }
 }
 
 /// At most [`TABLE`] steps with all their values, the first and the last among them.

@@ -1,5 +1,7 @@
 //! How a run ended: what came of it and where it is, or what went wrong and what to do.
 
+use run::exit::ExitCode;
+
 use super::live::lines;
 use super::written;
 use crate::db::metrics;
@@ -7,6 +9,7 @@ use crate::db::runs::{RunRow, Status};
 use crate::web::error::Result;
 use crate::web::pages::format::{duration, number, whole};
 use crate::web::pages::text::Lang;
+use crate::web::pages::view::argument;
 use crate::web::state::AppState;
 
 /// Log lines of an error card.
@@ -33,6 +36,8 @@ pub struct Failure {
     pub place: String,
     pub log: String,
     pub resume: String,
+    /// What a copy with the cure already in it is called, and where it is made.
+    pub mended: Option<(String, String)>,
     pub diagnostics: String,
 }
 
@@ -120,7 +125,49 @@ impl Failure {
             place: format!("{at} {saved}"),
             log,
             resume,
+            mended: mended(row, lang),
             diagnostics,
         }
     }
+}
+
+/// A copy of the run that should not fail in the same way, where the way of its end tells how.
+fn mended(row: &RunRow, lang: Lang) -> Option<(String, String)> {
+    let config = row.config_map();
+    let number = |name: &str| argument(&config, name).parse::<f64>().ok();
+    let code = ExitCode::from_code(i32::try_from(row.exit_code?).ok()?)?;
+    let (changes, text) = match code {
+        ExitCode::NonFinite => {
+            let rate = format!("{:.1e}", number("learning_rate")? / 3.0);
+            let text = lang.fill("error.mend.rate", &[&rate]);
+            (vec![("learning_rate", rate)], text)
+        }
+        ExitCode::OutOfMemory => {
+            let batch = number("per_device_train_batch_size")?;
+            let sums = number("gradient_accumulation_steps")?;
+            let cutoff = number("cutoff_len")?;
+            if batch >= 2.0 {
+                let half = (batch / 2.0).floor();
+                // the effective batch stays
+                let sums = (sums * batch / half).round();
+                let pairs = vec![
+                    ("per_device_train_batch_size", half.to_string()),
+                    ("gradient_accumulation_steps", sums.to_string()),
+                ];
+                (pairs, lang.fill("error.mend.batch", &[&half]))
+            } else {
+                let half = (cutoff / 2.0).floor().max(16.0).to_string();
+                let text = lang.fill("error.mend.cutoff", &[&half]);
+                (vec![("cutoff_len", half)], text)
+            }
+        }
+        ExitCode::NoSpace => {
+            let pairs =
+                vec![("save_total_limit", "1".to_owned()), ("save_only_model", "true".to_owned())];
+            (pairs, lang.text("error.mend.space").to_owned())
+        }
+        _ => return None,
+    };
+    let query: String = changes.iter().map(|(name, value)| format!("&{name}={value}")).collect();
+    Some((text, format!("/runs/new?from={}{query}", row.id)))
 }

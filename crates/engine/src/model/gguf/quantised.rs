@@ -31,6 +31,27 @@ impl Gguf {
         Ok(Quantised::from_held(held, self.unused(&places)))
     }
 
+    /// Memory that [`Gguf::read_quantised`]'s weights will take.
+    ///
+    /// # Errors
+    /// When a tensor is missing or of another shape than `config` says.
+    pub fn quantised_bytes(&self, config: &ModelConfig, plan: &Plan) -> Result<u64> {
+        let bytes = |spec: &ParamSpec| {
+            let place = self.place(config, spec)?;
+            let (n, dtype) = (place.rows * place.cols, place.dtype);
+            let float = matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
+            let made = float && spec.kind == ParamKind::Matrix;
+            let bytes = match Format::of(dtype) {
+                _ if !plan.packs(spec) => 4 * n,
+                _ if made && plan.divides(place.cols) => (n as f64 * plan.bits() / 8.0) as usize,
+                Some(_) if !made => n / dtype.block_size() * dtype.type_size(),
+                _ => 4 * n,
+            };
+            Ok(bytes as u64)
+        };
+        expected_params(config).iter().map(bytes).sum()
+    }
+
     fn held(&self, spec: &ParamSpec, place: &Place, plan: &Plan) -> Result<(Held, Option<String>)> {
         let (rows, cols) = (place.rows, place.cols);
         let float = matches!(place.dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
