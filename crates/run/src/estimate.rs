@@ -276,3 +276,79 @@ fn moment_bytes(config: &Config) -> f64 {
         _ => 8.0,
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// SmolLM2-135M.
+    fn smollm2() -> Shape {
+        let json = json!({
+            "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+            "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+            "vocab_size": 49_152, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+        });
+        Shape::from_config(json.as_object().unwrap()).unwrap()
+    }
+
+    fn run(more: Value) -> Estimate {
+        let mut map = json!({ "cutoff_len": 512, "per_device_train_batch_size": 2 });
+        map.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (config, _) = Config::from_map(map.as_object().unwrap()).unwrap();
+        estimate(&config, &smollm2(), None)
+    }
+
+    #[test]
+    fn parameters_are_counted() {
+        let check = |more: Value, trained: u64, all: u64| {
+            assert_eq!(run(more.clone()).params, (trained, all), "{more}");
+        };
+        let all = 134_515_008;
+        check(json!({ "finetuning_type": "full" }), all, all);
+        check(json!({ "lora_rank": 8 }), 2_442_240, all + 2_442_240);
+        let layer = (all - 49_152 * 576 - 576) / 30;
+        check(json!({ "finetuning_type": "freeze", "freeze_trainable_layers": 2 }), 2 * layer, all);
+        assert_eq!(Shape::from_config(&Map::new()), None);
+    }
+
+    #[test]
+    fn parts_are_in_order_and_add_up() {
+        let runs = [
+            json!({ "finetuning_type": "full" }),
+            json!({ "finetuning_type": "full", "optim": "adamw_8bit" }),
+            json!({ "finetuning_type": "full", "optim": "sgd" }),
+            json!({ "finetuning_type": "full", "use_badam": true }),
+            json!({ "finetuning_type": "full", "use_badam": true, "badam_mode": "ratio" }),
+            json!({ "finetuning_type": "freeze" }),
+            json!({}),
+            json!({ "quantization_bit": 8 }),
+            json!({ "quantization_bit": 4 }),
+        ];
+        for more in &runs {
+            let found = run(more.clone());
+            for part in &found.parts {
+                let rising = part.low <= part.expected && part.expected <= part.high;
+                assert!(rising && part.high > 0.0, "{more}: {part:?}");
+            }
+            let total = found.total();
+            let sum: f64 = found.parts.iter().map(|part| part.expected).sum();
+            assert!((total.expected - sum).abs() < 1.0);
+            assert!(found.largest().unwrap().expected <= total.expected);
+        }
+        let part = |more: &Value, name: &str| {
+            run(more.clone()).parts.iter().find(|p| p.name == name).map_or(0.0, |p| p.expected)
+        };
+        let weights = 4.0 * 134_515_008.0;
+        assert_eq!(part(&runs[0], "weights"), weights);
+        assert_eq!(part(&runs[0], "moments"), 2.0 * weights);
+        assert!(part(&runs[1], "moments") < 0.6 * weights);
+        assert_eq!(part(&runs[2], "moments"), 0.0);
+        assert!(part(&runs[3], "moments") < weights / 10.0);
+        assert!(part(&runs[8], "weights") < part(&runs[7], "weights"));
+        assert!(part(&runs[7], "weights") < weights / 3.0);
+        assert_eq!(run(runs[0].clone()).largest().unwrap().name, "moments");
+    }
+}
