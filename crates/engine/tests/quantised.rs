@@ -155,7 +155,15 @@ fn rows() -> Vec<Sequence> {
 
 /// Loss and adapter gradients of one LoRA step, and a few generated tokens.
 fn trained(mut decoder: Decoder, dora: bool) -> (f64, Vec<Vec<f32>>, Vec<u32>) {
-    let lora = LoraConfig { rank: 4, alpha: 8.0, dropout: 0.1, rslora: false, targets: Vec::new() };
+    let lora = LoraConfig {
+        rank: 4,
+        alpha: 8.0,
+        dropout: 0.1,
+        rslora: false,
+        dora,
+        targets: Targets::All,
+        whole: Vec::new(),
+    };
     lora::attach(&mut decoder, &lora, 7).unwrap();
     decoder.params.set_trainable(|p| p.role == Role::Adapter);
     // B starts at zero, which would leave A without a gradient.

@@ -251,7 +251,7 @@ mod tests {
         let b = push("b", random(4, (O, R)), Role::Adapter);
         let magnitude = push("m", random(5, O), Role::Adapter);
         params.set_trainable(|p| p.role == Role::Adapter);
-        let dora = Some(Dora::new(magnitude, params.value(weight)).unwrap());
+        let dora = Some(Dora::new(magnitude, params.value(weight).row_squares().unwrap()));
         let lora = Some(Lora { a, b, scale: SCALE, dropout, layer: 0, dora });
         (Linear { weight, bias, lora }, params)
     }
