@@ -1,4 +1,4 @@
-//! The command line: serve, train, data, eval, demo, and the hidden worker.
+//! The command line: serve, train, data, template, eval, demo, and the hidden worker.
 
 mod demo;
 mod run_args;
@@ -37,10 +37,14 @@ enum Command {
     Train(RunArgs),
     /// Print the encoded rows, one JSON object a line: input_ids, labels and their text.
     Data(RunArgs),
+    /// List the chat templates, or show one: its slots, flags, stop words and a sample.
+    Template(TemplateArgs),
     /// Print the loss on eval_dataset, the val_size split, or dataset; JSON on the last line.
     Eval(RunArgs),
     /// Print how much memory a run will take, part by part; JSON on the last line.
     Estimate(RunArgs),
+    /// Train some steps (--steps N) and print tokens/s, GFLOP/s, share of the ceiling and memory.
+    Bench(RunArgs),
     /// Start the dashboard, queue the sample run and follow it here.
     Demo(ServeArgs),
     /// One run on behalf of the server.
@@ -79,6 +83,15 @@ struct RunArgs {
 }
 
 #[derive(Args)]
+struct TemplateArgs {
+    /// The template to show; left out, all are listed.
+    name: Option<String>,
+    /// Show it (the default where a name is given).
+    #[arg(long)]
+    show: bool,
+}
+
+#[derive(Args)]
 struct WorkerArgs {
     run_dir: PathBuf,
     #[arg(long, default_value_t = 0)]
@@ -104,8 +117,10 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args),
         Command::Train(args) => train(&args),
         Command::Data(args) => data(&args),
+        Command::Template(args) => template(&args),
         Command::Eval(args) => eval(&args),
         Command::Estimate(args) => estimate(&args),
+        Command::Bench(args) => bench(&args),
         Command::Worker(args) => work(&args),
     }
 }
@@ -223,13 +238,24 @@ fn work(args: &WorkerArgs) -> ExitCode {
 }
 
 fn data(args: &RunArgs) -> ExitCode {
-    let (words, limit) = match run_args::take_limit(&args.words) {
+    let (words, limit) = match run_args::take_count("limit", &args.words) {
         Ok(taken) => taken,
         Err(error) => return wrong(&error),
     };
     match run_args::read(&words, Purpose::Data) {
         Ok((config, notices, _)) => report(notices, engine::rows(&config, limit)),
         Err(error) => wrong(&error),
+    }
+}
+
+fn template(args: &TemplateArgs) -> ExitCode {
+    match &args.name {
+        Some(name) => report(Vec::new(), engine::show_template(name)),
+        None if args.show => {
+            warn_line!("--show wants the name of a template; `tallow template` lists them");
+            exit(RunExit::BadInput)
+        }
+        None => report(Vec::new(), engine::list_templates()),
     }
 }
 
@@ -243,6 +269,19 @@ fn eval(args: &RunArgs) -> ExitCode {
 fn estimate(args: &RunArgs) -> ExitCode {
     match run_args::read(&args.words, Purpose::Train) {
         Ok((config, notices, _)) => report(notices, engine::estimate(&config)),
+        Err(error) => wrong(&error),
+    }
+}
+
+fn bench(args: &RunArgs) -> ExitCode {
+    let (words, steps) = match run_args::take_count("steps", &args.words) {
+        Ok(taken) => taken,
+        Err(error) => return wrong(&error),
+    };
+    match run_args::read(&words, Purpose::Train) {
+        Ok((config, notices, _)) => {
+            report(notices, engine::bench(&config, steps.map(|n| n as u64)))
+        }
         Err(error) => wrong(&error),
     }
 }

@@ -52,6 +52,12 @@ impl Roots {
         &self.data_dir
     }
 
+    /// The folders given as `--allow-path`, resolved.
+    #[must_use]
+    pub fn allowed(&self) -> &[PathBuf] {
+        &self.allowed
+    }
+
     /// Resolves a path to something that exists. A relative one is looked for in the data folder, then in the
     /// server's working folder.
     ///

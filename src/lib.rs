@@ -1,12 +1,13 @@
 //! Tallow: LLM fine-tuning as one program. The map of the root package:
 //!
-//! - [`cli`]: the command line; with [`worker`] the only importer of the engine.
+//! - [`cli`]: the command line; with [`worker`] and [`library`] the only importer of the engine.
 //! - [`worker`]: one run in this process: lock, journal, control file, engine.
 //! - [`plot`] draws `training_loss.png`, and several runs over each other.
 //! - [`config`]: what `tallow serve` is told, validated once.
 //! - [`lifecycle`]: start, signals, shutdown of the server.
 //! - [`clock`]: the only caller of the wall clock.
 //! - [`files`]: the data folder and the confinement of user-named paths.
+//! - [`library`]: data sets and models on disk, as the engine's readers see them.
 //! - [`machine`]: what Linux tells of cores, memory and disk.
 //! - [`telemetry`]: log set-up.
 //! - [`db`]: SQLite; every SQL string of the program.
@@ -35,6 +36,7 @@ pub mod config;
 pub mod db;
 pub mod files;
 pub mod jobs;
+pub mod library;
 pub mod lifecycle;
 pub mod machine;
 pub mod plot;

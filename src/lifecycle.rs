@@ -20,6 +20,7 @@ use crate::config::ServerConfig;
 use crate::db::{Db, DbError};
 use crate::files::Roots;
 use crate::jobs::Jobs;
+use crate::library::Library;
 use crate::web::auth::{self, Auth};
 use crate::web::router::router;
 use crate::web::state::AppState;
@@ -92,9 +93,11 @@ impl Server {
         let db = Db::open(&data_dir.join("tallow.db")).await?;
         let (config, clock, stop) =
             (Arc::new(config), Arc::new(SystemClock), CancellationToken::new());
+        let library = Library::new(roots.clone(), clock.clone());
         let jobs = Jobs::new(db.clone(), config.clone(), roots, clock.clone(), stop.clone());
         let started_ms = clock.now_ms();
-        let state = AppState { db, jobs, config, auth: Arc::new(auth), clock, started_ms, stop };
+        let auth = Arc::new(auth);
+        let state = AppState { db, jobs, library, config, auth, clock, started_ms, stop };
         Ok(Self { listener, state, fresh_token, _lock: lock })
     }
 

@@ -143,7 +143,9 @@ fn prepare(order: Order) -> Result<(Desk, Config, RunLock), Failure> {
         Role::Terminal { source } => {
             // A resumed run keeps its first start: dates in templates come from it.
             let earlier = RunFile::read(&dir).ok().filter(|_| !config.overwrite_output_dir);
-            let created = earlier.map_or_else(now_ms, |file| file.created_at_ms);
+            let start = || engine::start_given().and_then(|s| u64::try_from(s).ok());
+            let first = || start().map_or_else(now_ms, |seconds| seconds * 1000);
+            let created = earlier.map_or_else(first, |file| file.created_at_ms);
             let mut file = RunFile::new(id_of(dir.path()), created, config.to_map());
             file.source.clone_from(source);
             file.write(&dir).map_err(|error| {

@@ -11,6 +11,8 @@ const PLACES: &[(&str, &str, &str)] = &[
     ("/", "Welcome", "欢迎"),
     ("/runs", "Runs", "训练"),
     ("/runs/new", "New run", "新建训练"),
+    ("/datasets", "Datasets", "数据集"),
+    ("/models", "Models", "模型"),
     ("/queue", "Queue", "队列"),
     ("/compare", "Compare", "比较"),
     ("/system", "System", "系统"),

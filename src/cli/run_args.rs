@@ -31,16 +31,20 @@ pub fn read(
     Ok((config, notices, source))
 }
 
-/// Takes `--limit N` out of the words.
+/// Takes `--name N` out of the words.
 ///
 /// # Errors
 /// Where N is no number.
-pub fn take_limit(words: &[String]) -> Result<(Vec<String>, Option<usize>), ConfigError> {
+pub fn take_count(
+    name: &str,
+    words: &[String],
+) -> Result<(Vec<String>, Option<usize>), ConfigError> {
+    let flag = format!("--{name}");
     let mut rest = Vec::new();
     let mut limit = None;
     let mut words = words.iter();
     while let Some(word) = words.next() {
-        let value = match word.strip_prefix("--limit") {
+        let value = match word.strip_prefix(&*flag) {
             Some("") => words.next().map(String::as_str),
             Some(tail) if tail.starts_with('=') => tail.get(1..),
             _ => {
@@ -49,7 +53,7 @@ pub fn take_limit(words: &[String]) -> Result<(Vec<String>, Option<usize>), Conf
             }
         };
         let number = value.and_then(|value| value.parse().ok());
-        limit = Some(number.ok_or_else(|| mistake("limit", "takes a number of rows: --limit 10"))?);
+        limit = Some(number.ok_or_else(|| mistake(name, &format!("takes a number: {flag} 10")))?);
     }
     Ok((rest, limit))
 }
@@ -133,12 +137,12 @@ mod tests {
     #[test]
     fn limits() {
         let check = |line: &str, rest: &str, limit: Option<usize>| {
-            assert_eq!(take_limit(&words(line)).unwrap(), (words(rest), limit));
+            assert_eq!(take_count("limit", &words(line)).unwrap(), (words(rest), limit));
         };
         check("c.yaml --limit 3", "c.yaml", Some(3));
         check("--limit=3 c.yaml a=b", "c.yaml a=b", Some(3));
         check("c.yaml", "c.yaml", None);
-        assert!(take_limit(&words("c.yaml --limit x")).is_err());
-        assert!(take_limit(&words("c.yaml --limit")).is_err());
+        assert!(take_count("limit", &words("c.yaml --limit x")).is_err());
+        assert!(take_count("limit", &words("c.yaml --limit")).is_err());
     }
 }

@@ -13,6 +13,8 @@ use super::Roots;
 const MODELS: [&str; 2] = ["model_name_or_path", "adapter_name_or_path"];
 /// What is written, not read.
 const OUTPUT: &str = "output_dir";
+/// What is written where it is missing, and read where it is there.
+const KEPT: &str = "tokenized_path";
 /// Larger files are no dataset_info.json.
 const INFO_LIMIT: u64 = 16 << 20;
 
@@ -45,6 +47,17 @@ impl Roots {
         }
     }
 
+    /// A model as a user names it: a path, resolved, or a name in a hub's cache as it is.
+    ///
+    /// # Errors
+    /// One line for the user: it is outside, or is not there.
+    pub fn model(&self, text: &str) -> Result<String, String> {
+        if text.is_empty() {
+            return Err("is empty".to_owned());
+        }
+        self.confine_text(MODELS[0], text)
+    }
+
     fn confine_value(&self, name: &str, value: &mut Value) -> Result<(), String> {
         match value {
             Value::Array(items) => {
@@ -64,7 +77,8 @@ impl Roots {
         {
             return Ok(text.to_owned());
         }
-        let resolved = if name == OUTPUT { self.writable(text) } else { self.readable(text) };
+        let written = name == OUTPUT || (name == KEPT && !self.exists(text));
+        let resolved = if written { self.writable(text) } else { self.readable(text) };
         match resolved {
             Ok(path) => path.into_os_string().into_string().map_err(|_| "is not UTF-8".to_owned()),
             // the worker looks it up in the caches of the hubs

@@ -34,6 +34,9 @@ const ENVIRONMENT: [&str; 16] = [
     "CUDA_VISIBLE_DEVICES",
 ];
 
+/// Where workers keep what they would otherwise make again: the data folder's `cache`, unless told.
+const CACHE: &str = "TALLOW_CACHE_DIR";
+
 /// Starts `BIN worker RUN_DIR --after-wish SERIAL [--resume]`. Wishes up to `serial` are settled; `resume` lets it go on
 /// from its own checkpoints even where the configuration says to overwrite.
 ///
@@ -57,6 +60,7 @@ pub fn worker(
         .current_dir(cwd)
         .env_clear()
         .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .env(CACHE, std::env::var_os(CACHE).unwrap_or_else(|| cwd.join("cache").into()))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -1,7 +1,10 @@
 //! The JSON API under /api/v1: the functions of the pages, for programs.
 
 pub mod compare;
+pub mod datasets;
+pub mod models;
 pub mod queue;
+pub mod rows;
 pub mod runs;
 pub mod system;
 

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::pages;
 use crate::db::DbError;
 use crate::jobs::{ActionError, CreateError};
+use crate::library::LibraryError;
 
 /// The result of every handler.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -147,6 +148,22 @@ impl From<ActionError> for Error {
             }
             ActionError::Db(error) => error.into(),
             ActionError::Io(error) => Self::internal(error),
+        }
+    }
+}
+
+impl From<LibraryError> for Error {
+    fn from(error: LibraryError) -> Self {
+        match error {
+            LibraryError::Missing { what, name } => Self::not_found(what, &name),
+            LibraryError::Wrong { field, message } => {
+                Self::invalid(vec![FieldProblem { field: field.to_owned(), message }])
+            }
+            LibraryError::TooLarge(why) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, why),
+            LibraryError::Busy => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, LibraryError::Busy.to_string())
+            }
+            LibraryError::Io(cause) => Self::internal(cause),
         }
     }
 }

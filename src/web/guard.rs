@@ -2,8 +2,8 @@
 //!
 //! - A Host that is neither a loopback name nor `--public-url`'s is refused (421): DNS rebinding ends here.
 //! - A change that says where it comes from (`Sec-Fetch-Site`, `Origin`) must come from ourselves in each of them. One
-//!   that says nothing comes from no browser: allowed under /api/v1 as `application/json`, which no browser sends to
-//!   another site unasked.
+//!   that says nothing comes from no browser: allowed under /api/v1 as `application/json` (and to /api/v1/uploads as
+//!   `application/octet-stream`), which no browser sends to another site unasked.
 //! - Nothing here ever sends an `Access-Control-*` header.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -141,6 +141,9 @@ fn check_origin(
     if path.starts_with("/api/v1/") && is_json(headers) {
         return Ok(());
     }
+    if path == "/api/v1/uploads" && is_kind(headers, "application/octet-stream") {
+        return Ok(());
+    }
     Err(Error::new(
         StatusCode::FORBIDDEN,
         "A change that names no origin is taken only under /api/v1, with Content-Type: application/json.",
@@ -150,9 +153,14 @@ fn check_origin(
 /// True where the body is declared as application/json, with or without parameters.
 #[must_use]
 pub fn is_json(headers: &HeaderMap) -> bool {
+    is_kind(headers, "application/json")
+}
+
+/// True where the body is declared as `wanted`, with or without parameters.
+fn is_kind(headers: &HeaderMap, wanted: &str) -> bool {
     let kind = single(headers, &header::CONTENT_TYPE).ok().flatten().unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+    essence.eq_ignore_ascii_case(wanted)
 }
 
 /// The one value of a header; an error where it comes twice or is no text.
@@ -266,6 +274,9 @@ mod tests {
             check(path, &[("content-type", "text/plain")], false);
             check(path, &[("content-type", "application/jsonp")], false);
         }
+        let bytes = ("content-type", "application/octet-stream");
+        check("/api/v1/uploads", &[bytes], true);
+        check("/api/v1/runs", &[bytes], false);
         check("/api/v1/runs", &[json], true);
         check("/runs", &[json], false);
     }

@@ -5,9 +5,13 @@
 
 pub mod compare;
 pub mod curve;
+pub mod dataset;
+pub mod datasets;
 pub mod format;
 pub mod home;
+pub mod link;
 pub mod login;
+pub mod models;
 pub mod new;
 pub mod problem;
 pub mod queue;

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::ServerConfig;
 use crate::db::Db;
 use crate::jobs::Jobs;
+use crate::library::Library;
 
 /// The server's shared parts. Cheap to clone.
 #[derive(Clone)]
@@ -18,6 +19,8 @@ pub struct AppState {
     pub db: Db,
     /// Queue and supervisor; every change of a run goes through it.
     pub jobs: Jobs,
+    /// Data sets and models on disk.
+    pub library: Library,
     /// The settings; the data folder is `config.data_dir`.
     pub config: Arc<ServerConfig>,
     /// The token, where one is asked for.

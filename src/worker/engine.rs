@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use engine::data::template;
+use engine::data::{DataError, RunDate};
 use engine::error::Error;
 use engine::model::hub::HubEnv;
 use engine::observer::Observer;
@@ -51,6 +53,37 @@ pub fn rows(config: &Config, limit: Option<usize>) -> Result<(), Failure> {
     }
 }
 
+/// Prints every template's name and what sets it apart.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn list_templates() -> Result<(), Failure> {
+    let lines = template::show::list()
+        .into_iter()
+        .map(|(name, traits)| format!("{name:<28}{traits}").trim_end().to_owned() + "\n");
+    print(&lines.collect::<String>())
+}
+
+/// Prints one template: slots, flags, stop words, a sample conversation.
+///
+/// # Errors
+/// When there is none of this name.
+pub fn show_template(name: &str) -> Result<(), Failure> {
+    let date = RunDate::from_unix(start_given().unwrap_or_else(|| SystemClock.now_ms() / 1000));
+    let text = template::show::show(name, date).map_err(DataError::from).map_err(Error::from)?;
+    print(&text)
+}
+
+/// Writes to stdout; a reader that has seen enough is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Io { op: "write", path: PathBuf::from("stdout"), source: e })?
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Prints the loss as one line of JSON.
 ///
 /// # Errors
@@ -68,6 +101,53 @@ pub fn eval(config: &Config) -> Result<(), Failure> {
     }
     let mut out = io::stdout().lock();
     let written = writeln!(out, "{}", serde_json::Value::Object(line));
+    written.map_err(|source| Error::Io { op: "write", path: PathBuf::from("stdout"), source })?;
+    Ok(())
+}
+
+/// Trains some steps and prints how fast that was; the last line is JSON.
+///
+/// # Errors
+/// When an input cannot be used or stdout cannot be written.
+pub fn bench(config: &Config, steps: Option<u64>) -> Result<(), Failure> {
+    let steps = steps.unwrap_or(8);
+    let found = engine::bench::run(config, &surroundings(config), steps, &mut Terminal::new())?;
+    let (rate, ceiling) = (found.flops_per_s() / 1e9, found.ceiling_flops_per_s / 1e9);
+    let peak = peak_memory_mib();
+    let mut out = io::stdout().lock();
+    let tokens: u64 = found.steps.iter().map(|s| s.tokens).sum();
+    let seconds: f64 = found.steps.iter().map(|s| s.seconds).sum();
+    let line = json!({
+        "tokens_per_s": found.tokens_per_s(),
+        "steps": found.steps.len(),
+        "tokens": tokens,
+        "seconds": seconds,
+        "model_gflops_per_s": rate,
+        "gemm_gflops_per_s": ceiling,
+        "share_of_gemm": rate / ceiling,
+        "peak_rss_mib": peak,
+        "start_s": found.start_s,
+        "threads": found.threads,
+        "losses": found.steps.iter().map(|s| s.loss).collect::<Vec<_>>(),
+    });
+    let text = format!(
+        "{} of {} parameters trained, {} threads\n\
+         start to the first batch  {:>9.2} s\n\
+         {} steps, {tokens} tokens  {seconds:>9.2} s\n\
+         speed                     {:>9.1} tokens/s\n\
+         model operations          {rate:>9.1} GFLOP/s\n\
+         own matrix product alone  {ceiling:>9.1} GFLOP/s at the model's shapes\n\
+         share of it               {:>9.1} %\n\
+         peak memory               {peak:>9.0} MiB\n{line}\n",
+        found.params.0,
+        found.params.1,
+        found.threads,
+        found.start_s,
+        found.steps.len(),
+        found.tokens_per_s(),
+        100.0 * rate / ceiling,
+    );
+    let written = out.write_all(text.as_bytes());
     written.map_err(|source| Error::Io { op: "write", path: PathBuf::from("stdout"), source })?;
     Ok(())
 }
@@ -97,6 +177,14 @@ pub fn estimate(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The most memory that this process has had, in MiB; 0 where the system does not say.
+fn peak_memory_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { code: error.exit_code(), message: error.to_string() }
@@ -118,6 +206,10 @@ impl Observer for Desk {
 
     fn elapsed_s(&self) -> f64 {
         Desk::elapsed_s(self)
+    }
+
+    fn cache(&self) -> Option<PathBuf> {
+        cache_folder()
     }
 }
 
@@ -162,6 +254,10 @@ impl Observer for Terminal {
     fn elapsed_s(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
     }
+
+    fn cache(&self) -> Option<PathBuf> {
+        cache_folder()
+    }
 }
 
 /// What the engine must be told of the world.
@@ -173,19 +269,33 @@ fn surroundings(config: &Config) -> Surroundings {
     }
 }
 
+/// Where encoded rows are kept: what the server says, else the user's cache folder.
+fn cache_folder() -> Option<PathBuf> {
+    let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let users = || {
+        let cache = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")))?;
+        Some(cache.join("tallow"))
+    };
+    Some(path("TALLOW_CACHE_DIR").or_else(users)?.join("tokens"))
+}
+
 /// The run's start: SOURCE_DATE_EPOCH, else what run.json froze, else now.
 fn started(config: &Config) -> i64 {
-    let given = env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok());
     let frozen = || {
         let dir = config.output_dir.as_ref()?;
         let file = RunFile::read(&RunDir::new(dir)).ok()?;
         i64::try_from(file.created_at_ms / 1000).ok()
     };
-    given.or_else(frozen).unwrap_or_else(|| SystemClock.now_ms() / 1000)
+    start_given().or_else(frozen).unwrap_or_else(|| SystemClock.now_ms() / 1000)
+}
+
+/// SOURCE_DATE_EPOCH.
+pub(super) fn start_given() -> Option<i64> {
+    env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok())
 }
 
 /// Where the hubs' own tools keep their files.
-fn hub_caches() -> HubEnv {
+pub(crate) fn hub_caches() -> HubEnv {
     let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let home = path("HOME").unwrap_or_default();
     let hf_home = || path("HF_HOME").unwrap_or_else(|| home.join(".cache/huggingface"));

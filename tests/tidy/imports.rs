@@ -54,6 +54,20 @@ const RULES: &[Rule] = &[
         why: "`web` asks `jobs` and `db`: no engine, no processes, no SQL",
     },
     Rule {
+        zone: "src/library",
+        words: &[
+            "jobs::",
+            "web::",
+            "db::",
+            "candle_core",
+            "sqlx",
+            "askama",
+            "train::",
+            "std::process",
+        ],
+        why: "`library` reads what lies on disk: no pages, no runs, no tensors",
+    },
+    Rule {
         zone: "src/files",
         words: &["jobs::", "web::", "db::", "axum", "engine::", "sqlx"],
         why: "`files` only opens what users name",
@@ -61,11 +75,12 @@ const RULES: &[Rule] = &[
 ];
 
 /// The only files of the root package that may name `engine`.
-const USES_ENGINE: &[&str] = &["src/worker.rs", "src/worker/", "src/cli.rs", "src/cli/"];
+const USES_ENGINE: &[&str] =
+    &["src/worker.rs", "src/worker/", "src/cli.rs", "src/cli/", "src/library.rs", "src/library/"];
 
 /// (word, the only files of the program that may name it, why).
 const SOLE_USERS: &[(&str, &[&str], &str)] = &[
-    ("engine::", USES_ENGINE, "only worker and cli name the engine"),
+    ("engine::", USES_ENGINE, "only worker, cli and library name the engine"),
     ("SystemTime::now", &["src/clock.rs", "crates/run/src/"], "ask the Clock"),
     ("Command::new", &["src/jobs/", "src/cli.rs", "src/cli/"], "only jobs starts processes"),
 ];
@@ -176,7 +191,7 @@ fn imports_follow_the_arrows() {
 fn some_things_have_one_user() {
     must_hold(&files::rust(), sole_users);
     let planted = [
-        ("src/clock.rs", "use engine::train;\n", "only worker and cli"),
+        ("src/clock.rs", "use engine::train;\n", "only worker, cli and"),
         ("src/worker.rs", "let now = SystemTime::now();\n", "ask the Clock"),
         ("src/web/run.rs", "let child = Command::new(\"sh\");\n", "only jobs starts"),
     ];

@@ -28,6 +28,11 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
     io.phase(Phase::Finalizing)?;
     sample::tell(run, io)?;
     write_model(run, run.dir.path())?;
+    if let (true, Some(initial), Some(lora)) =
+        (run.config.pissa_convert, &run.prepared.pissa, &run.prepared.lora)
+    {
+        initial.convert(run.dir.path(), &run.prepared.decoder, lora, &base(run))?;
+    }
     let mut all = train_results(run, io.elapsed_s());
     let summary: Vec<(&str, f64)> =
         all.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_f64()?))).collect();
@@ -57,6 +62,28 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
     replace(&run.dir.path().join("README.md"), card(run).as_bytes())
 }
 
+/// Writes what PiSSA took out of the weights, before anything moves: with it the adapter can be
+/// read.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_start(run: &Run<'_>) -> Result<()> {
+    match (&run.prepared.pissa, &run.prepared.lora) {
+        (Some(initial), Some(lora)) => initial.write(run.dir.path(), lora, &base(run)),
+        _ => Ok(()),
+    }
+}
+
+/// The model that an adapter belongs to: what the run was told, or the repository that a GGUF file says
+/// it was made from, which PEFT can load where it cannot load the file.
+fn base(run: &Run<'_>) -> String {
+    let repo = match &run.prepared.location {
+        ModelLocation::Gguf(file) => Gguf::open(file).ok().and_then(|gguf| gguf.source_repo()),
+        ModelLocation::Folder(_) => None,
+    };
+    repo.unwrap_or_else(|| run.config.model_name_or_path.clone().unwrap_or_default())
+}
+
 /// Writes model or adapter, and tokenizer, into a folder.
 ///
 /// # Errors
@@ -84,27 +111,16 @@ pub fn write_model(run: &Run<'_>, dir: &Path) -> Result<()> {
             save::save_model(dir, &prepared.decoder.config, &tensors, &options)?;
         }
         Some(lora) => {
-            let base = base_model(run);
             let adapters = lora::adapters(&prepared.decoder, lora)?;
             let tensors: Vec<_> =
                 adapters.iter().map(|(name, id)| (name.as_str(), params.value(*id))).collect();
-            adapter_file::save_adapter(dir, lora, &base, &tensors, Dtype::F32)?;
+            adapter_file::save_adapter(dir, lora, &base(run), &tensors, Dtype::F32)?;
         }
     }
     if let Some(tokenizer) = &prepared.tokenizer {
         tokenizer.save(dir)?;
     }
     Ok(())
-}
-
-/// The model that an adapter belongs to: what the run was told, or the repository that a GGUF file says
-/// it was made from, which PEFT can load where it cannot load the file.
-fn base_model(run: &Run<'_>) -> String {
-    let repo = match &run.prepared.location {
-        ModelLocation::Gguf(file) => Gguf::open(file).ok().and_then(|gguf| gguf.source_repo()),
-        ModelLocation::Folder(_) => None,
-    };
-    repo.unwrap_or_else(|| run.config.model_name_or_path.clone().unwrap_or_default())
 }
 
 /// trainer_state.json as transformers writes it: two spaces, sorted keys.

@@ -4,11 +4,13 @@
 //! ([`prepare::Surroundings`]) and listens ([`observer::Observer`]).
 //!
 //! - [`train`]: the loop, top to bottom; [`step`]: one optimiser step
-//! - [`plan`]: which rows come when; [`method`]: what the arguments say about the optimiser
-//! - [`prepare`]: everything before the first step; [`finish`]: what a run leaves behind
+//! - [`plan`]: which rows come when; [`rows`]: where they come from; [`method`]: what the arguments say about the optimiser
+//! - [`prepare`]: everything before the first step; [`vocabulary`]: new tokens and their rows
+//! - [`finish`]: what a run leaves behind
 //! - [`state`], [`checkpoint`]: what survives a kill
 //! - [`report`], [`sample`], [`eval`], [`generate`], [`task`]: what is told, measured and answered
 //! - [`estimate`]: how much memory a run will take
+//! - [`bench`], [`flops`]: how fast a config trains here, of what is possible
 //! - [`data`]: from dataset files to token ids; [`batch`]: rows laid end to end
 //! - [`model`]: configs, weights, the decoder, adapters, files
 //! - [`ops`]: the decoder's operations, each with both directions
@@ -18,12 +20,14 @@
 //! - [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
 
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod estimate;
 pub mod eval;
 pub mod finish;
+pub mod flops;
 pub mod generate;
 pub mod linalg;
 pub mod method;
@@ -36,6 +40,7 @@ pub mod prepare;
 pub mod quant;
 pub mod report;
 pub mod rng;
+pub mod rows;
 pub mod sample;
 pub mod simd;
 pub mod state;
@@ -43,3 +48,4 @@ pub mod step;
 pub mod task;
 pub mod tensor;
 pub mod train;
+pub mod vocabulary;

@@ -15,6 +15,7 @@ pub mod linear;
 pub mod lora;
 pub mod neftune;
 pub mod params;
+pub mod pissa;
 pub mod quantise;
 pub mod rope_freq;
 pub mod save;

@@ -1,5 +1,7 @@
 //! The engine's only way out: what it tells while it works, and what it is asked.
 
+use std::path::PathBuf;
+
 use run::control::Wish;
 use run::event::{Body, Phase};
 
@@ -24,6 +26,11 @@ pub trait Observer: Send {
 
     /// Monotonic seconds since training began, over all resumes.
     fn elapsed_s(&self) -> f64;
+
+    /// A folder for what the next run of the same data need not make again; `None` keeps nothing.
+    fn cache(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// A phase without a count.
     ///

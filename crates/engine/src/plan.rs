@@ -65,7 +65,8 @@ impl Plan {
             Ok(steps) if steps > 0 => steps,
             _ => by_epochs,
         };
-        let order = match config.disable_shuffling {
+        // A stream is shuffled where it is read.
+        let order = match config.disable_shuffling || config.streaming {
             true => Order::Sequential,
             false => Order::Shuffled { seed: config.order_seed() },
         };

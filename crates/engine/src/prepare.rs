@@ -10,7 +10,8 @@ use run::fields::{FinetuningType, MixStrategy, Stage};
 
 use crate::batch::Sequence;
 use crate::data::encode::Row;
-use crate::data::load::{self, DataArgs, prepare_template};
+use crate::data::load::stream::Stream;
+use crate::data::load::{self, DataArgs, prepare_template, saved};
 use crate::data::order::Mix;
 use crate::data::template::{Template, TemplateOptions};
 use crate::data::tokenizer::Tokenizer;
@@ -23,7 +24,10 @@ use crate::model::gguf::Gguf;
 use crate::model::gguf_tokenizer;
 use crate::model::hub::{HubEnv, ModelLocation, resolve_model};
 use crate::model::lora::LoraConfig;
+use crate::model::pissa::Initial;
 use crate::observer::Observer;
+use crate::rows::Rows;
+use crate::vocabulary::{self, Resize};
 
 /// What the engine must be told of the world: it reads no environment and no clock.
 #[derive(Clone, Debug)]
@@ -52,12 +56,14 @@ pub struct Prepared {
     pub tokenizer: Option<Tokenizer>,
     /// The template.
     pub template: Option<Template>,
-    /// Training rows in file order.
-    pub train: Vec<Sequence>,
+    /// Training rows in file order, or in the order of the stream.
+    pub train: Rows,
     /// Evaluation sets by name; the one set without a name has an empty one.
     pub eval: Vec<(String, Vec<Sequence>)>,
     /// The adapter's settings, where the method has one.
     pub lora: Option<LoraConfig>,
+    /// What PiSSA took out of the weights, where the adapter began so.
+    pub pissa: Option<Initial>,
     /// Where the model was read from.
     pub location: ModelLocation,
 }
@@ -70,6 +76,10 @@ pub struct Texts {
     pub template: Option<Template>,
     /// The rows.
     pub dataset: load::Dataset,
+    /// Training rows where they are streamed; the data set has none then.
+    pub stream: Option<Stream>,
+    /// How the embedding must grow for the tokenizer.
+    pub resize: Option<Resize>,
 }
 
 /// Loads everything that `config` names. With a checkpoint to resume from, the trained weights are
@@ -86,19 +96,27 @@ pub fn load(
     let location = locate(config, around)?;
     let model_config = stretch(config, read_config(&location)?, io)?;
     let texts = load_texts(config, around, &location, Some(&model_config), io)?;
-    check_ids(&texts.dataset, &model_config)?;
+    let resize = texts.resize;
+    let vocab_size = resize.as_ref().map_or(model_config.vocab_size, |r| r.rows);
+    check_ids(&texts.dataset, vocab_size)?;
     io.phase(Phase::Model)?;
-    let (mut decoder, lora) = model::load(config, &location, model_config, resume, io)?;
+    let model::Loaded { mut decoder, lora, pissa } =
+        model::load(config, &location, model_config, resize, resume, io)?;
     decoder.set_objective(method::objective(config));
     let sequences = |rows: Vec<Row>| rows.into_iter().map(sequence).collect::<Vec<_>>();
     let load::Dataset { train, eval, .. } = texts.dataset;
+    let train = match texts.stream {
+        Some(stream) => Rows::streamed(stream, streamed_rows(config), vocab_size),
+        None => Rows::Held(sequences(train)),
+    };
     Ok(Prepared {
         decoder,
         tokenizer: texts.tokenizer,
         template: texts.template,
-        train: sequences(train),
+        train,
         eval: eval.into_iter().map(|(name, rows)| (name, sequences(rows))).collect(),
         lora,
+        pissa,
         location,
     })
 }
@@ -118,6 +136,8 @@ pub fn load_for_eval(
     if config.adapter_name_or_path.is_empty() {
         config.finetuning_type = FinetuningType::Full;
     }
+    // A loss is over all rows, each once.
+    config.streaming = false;
     load(&config, around, None, io)
 }
 
@@ -133,36 +153,84 @@ pub fn load_texts(
     io: &mut dyn Observer,
 ) -> Result<Texts> {
     io.phase(Phase::Tokenizer)?;
-    let args = data_args(config, around, model);
+    let mut args = data_args(config, around);
+    args.vocab_size = model.map(|m| m.vocab_size);
+    args.cache = io.cache();
     let mut tokenizer = read_tokenizer(location)?;
-    let mut template = None;
-    if let (Some(tokenizer), Some(model)) = (&tokenizer, model) {
-        check_vocab(model, tokenizer.vocab_size(), &location.path().display().to_string())?;
-    }
+    let (mut template, mut resize) = (None, None);
     if let Some(tokenizer) = &mut tokenizer {
+        if let Some(model) = model.filter(|_| !config.resize_vocab) {
+            check_vocab(model, tokenizer.vocab_size(), &location.path().display().to_string())?;
+        }
+        let added = vocabulary::extend(config, tokenizer, io)?;
         let (made, notices) = prepare_template(&args, tokenizer)?;
         template = Some(made);
         for notice in notices {
             io.say(notice)?;
         }
+        if let Some(model) = model {
+            resize = vocabulary::plan(config, &added, tokenizer, model)?;
+            args.vocab_size = Some(resize.as_ref().map_or(model.vocab_size, |r| r.rows));
+        }
     }
     io.phase(Phase::Data)?;
     let kit = tokenizer.as_ref().zip(template.as_ref());
+    let (dataset, stream) = read_rows(config, &args, kit, io)?;
+    for line in dataset.report.lines() {
+        io.say(line)?;
+    }
+    Ok(Texts { tokenizer, template, dataset, stream, resize })
+}
+
+/// The rows: from `tokenized_path` where it holds some, else from the data sets (and then kept there).
+fn read_rows(
+    config: &Config,
+    args: &DataArgs,
+    kit: Option<(&Tokenizer, &Template)>,
+    io: &mut dyn Observer,
+) -> Result<(load::Dataset, Option<Stream>)> {
+    let path = config.tokenized_path.as_deref().map(Path::new);
+    if let Some(path) = path.filter(|path| saved::is_saved(path)) {
+        io.warn("Loading dataset from disk will ignore other data arguments.".into())?;
+        let dataset = saved::load(path)?;
+        io.say(format!("Loaded tokenized dataset from {}.", path.display()))?;
+        return Ok((dataset, None));
+    }
+    if config.streaming && path.is_some() {
+        let why = "Turn off `streaming` when saving dataset to disk.";
+        return Err(Error::input("tokenized_path", why));
+    }
     let mut told = io.elapsed_s();
     let mut failed = None;
-    let dataset = load::load(&args, kit, &mut |done, total| {
+    let mut progress = |done, total| {
         if io.elapsed_s() - told > 0.5 {
             told = io.elapsed_s();
             failed = io.progress(Phase::Data, done, total).err().or(failed.take());
         }
-    })?;
+    };
+    let (dataset, stream) = if config.streaming {
+        let (stream, dataset) = Stream::open(args, config.buffer_size, kit, &mut progress)?;
+        (dataset, Some(stream))
+    } else {
+        (load::load(args, kit, &mut progress)?, None)
+    };
     if let Some(error) = failed {
         return Err(error);
     }
-    for line in dataset.report.lines() {
-        io.say(line)?;
+    if let Some(path) = path {
+        let pad = kit.and_then(|(tokenizer, _)| tokenizer.pad_id()).unwrap_or(0);
+        saved::save(path, &dataset, pad)?;
+        let path = path.display();
+        io.say(format!("Tokenized dataset is saved at {path}."))?;
+        io.say(format!("Please launch the training with `tokenized_path: {path}`."))?;
     }
-    Ok(Texts { tokenizer, template, dataset })
+    Ok((dataset, stream))
+}
+
+/// Rows that a run reads from a stream: those of all its steps.
+fn streamed_rows(config: &Config) -> usize {
+    let steps = usize::try_from(config.max_steps).unwrap_or(0);
+    steps * config.per_device_train_batch_size * config.gradient_accumulation_steps
 }
 
 /// Where the model of `config` lies.
@@ -211,7 +279,7 @@ fn read_tokenizer(location: &ModelLocation) -> Result<Option<Tokenizer>> {
     }
 }
 
-fn data_args(config: &Config, around: &Surroundings, model: Option<&ModelConfig>) -> DataArgs {
+fn data_args(config: &Config, around: &Surroundings) -> DataArgs {
     DataArgs {
         stage: match config.stage {
             Stage::Sft => load::Stage::Sft,
@@ -249,21 +317,23 @@ fn data_args(config: &Config, around: &Surroundings, model: Option<&ModelConfig>
         preprocessing_batch_size: config.preprocessing_batch_size,
         preprocessing_num_workers: config.preprocessing_num_workers,
         seed: config.seed,
-        vocab_size: model.map(|m| m.vocab_size),
+        vocab_size: None,
+        cache: None,
+        overwrite_cache: config.overwrite_cache,
     }
 }
 
 /// Tokens that a template added to the vocabulary have no row in the embedding.
-fn check_ids(dataset: &load::Dataset, model: &ModelConfig) -> Result<()> {
+fn check_ids(dataset: &load::Dataset, vocab_size: usize) -> Result<()> {
     let sets = std::iter::once(&dataset.train).chain(dataset.eval.iter().map(|(_, rows)| rows));
     let largest = sets.flatten().flat_map(|row| &row.input_ids).max();
     match largest {
-        Some(id) if *id as usize >= model.vocab_size => Err(Error::input(
+        Some(id) if *id as usize >= vocab_size => Err(Error::input(
             "dataset",
             format!(
-                "a row has token id {id}, but the model's embedding has {} rows (vocab_size); use \
-                 the template and tokenizer that belong to the model",
-                model.vocab_size
+                "a row has token id {id}, but the model's embedding has {vocab_size} rows \
+                 (vocab_size); use the template and tokenizer that belong to the model, or set \
+                 resize_vocab: true"
             ),
         )),
         _ => Ok(()),
@@ -272,7 +342,7 @@ fn check_ids(dataset: &load::Dataset, model: &ModelConfig) -> Result<()> {
 
 /// A row as the engine sees it: positions restart in a pack, and the segments of a neat pack do not
 /// attend to each other. Padding changes no loss and is left out.
-fn sequence(row: Row) -> Sequence {
+pub(crate) fn sequence(row: Row) -> Sequence {
     let whole = vec![row.input_ids.len()];
     let segments = if row.segments.is_empty() { whole.clone() } else { row.segments };
     Sequence {

@@ -25,6 +25,8 @@ pub enum Purpose {
     Subspace = 7,
     /// Order in which BAdam visits blocks.
     BadamOrder = 6,
+    /// Embedding rows of new tokens.
+    NewTokens = 20,
 }
 
 /// One stream of random numbers.

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::eval::{self, EvalLoss};
 use crate::observer::Observer;
 use crate::prepare::{self, Surroundings};
+use crate::rows::Rows;
 
 /// Encodes the rows of `config` and gives each as a JSON object to `sink`, `limit` at the most.
 /// Needs tokenizer files alone, and not even those for rows of tokens.
@@ -28,6 +29,19 @@ pub fn rows(
     for row in texts.dataset.train.iter().take(limit) {
         sink(preview_row(row, texts.tokenizer.as_ref()))?;
     }
+    let Some(mut stream) = texts.stream else {
+        return Ok(());
+    };
+    // One pass over the data, in the order in which training sees it.
+    let kit = texts.tokenizer.as_ref().zip(texts.template.as_ref());
+    for _ in 0..limit {
+        let row = stream.next(kit)?;
+        if stream.epoch() > 0 {
+            break;
+        }
+        sink(preview_row(&row, texts.tokenizer.as_ref()))?;
+    }
+    stream.take_report().lines().into_iter().try_for_each(|line| io.warn(line))?;
     Ok(())
 }
 
@@ -46,9 +60,9 @@ pub fn evaluate(
     let pool = pool.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
     pool.install(|| {
         let prepared = prepare::load_for_eval(config, around, io)?;
-        let sets = match prepared.eval.is_empty() {
-            true => vec![(String::new(), prepared.train)],
-            false => prepared.eval,
+        let sets = match (prepared.eval.is_empty(), prepared.train) {
+            (true, Rows::Held(train)) => vec![(String::new(), train)],
+            _ => prepared.eval,
         };
         io.phase(Phase::Evaluating)?;
         let mut found = Vec::new();

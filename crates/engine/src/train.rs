@@ -92,20 +92,38 @@ impl<'a> Run<'a> {
         let resume = checkpoint::choose(config, &dir, io)?;
         let from = resume.as_ref().map(|r| r.path.as_path());
         let prepared = prepare::load(config, around, from, io)?;
-        let plan = Plan::new(config, prepared.train.len())?;
-        let schedule = method::schedule(config, plan.total_steps)?;
-        let optimiser = method::optimiser(config, &prepared.decoder)?;
-        let badam = Badam::new(config, &prepared.decoder.params)?;
-        let state = State::default();
-        let mut run =
-            Self { config, dir, prepared, optimiser, badam, plan, schedule, state, threads };
+        let mut run = Self::of(config, dir, prepared, threads)?;
         if let Some(resume) = &resume {
             checkpoint::load(&mut run, &resume.path)?;
             checkpoint::compare(&run, resume, io)?;
         }
         run.choose_block(io)?;
+        finish::write_start(&run)?;
         io.rewind(run.state.step)?;
         Ok(run)
+    }
+
+    /// As [`Run::begin`], at step 0 whatever lies in the folder.
+    pub(crate) fn fresh(
+        config: &'a Config,
+        dir: RunDir,
+        around: &Surroundings,
+        threads: usize,
+        io: &mut dyn Observer,
+    ) -> Result<Self> {
+        let prepared = prepare::load(config, around, None, io)?;
+        let mut run = Self::of(config, dir, prepared, threads)?;
+        run.choose_block(io)?;
+        Ok(run)
+    }
+
+    fn of(config: &'a Config, dir: RunDir, prepared: Prepared, threads: usize) -> Result<Self> {
+        let plan = Plan::new(config, prepared.train.len())?;
+        let schedule = method::schedule(config, plan.total_steps)?;
+        let optimiser = method::optimiser(config, &prepared.decoder)?;
+        let badam = Badam::new(config, &prepared.decoder.params)?;
+        let state = State::default();
+        Ok(Self { config, dir, prepared, optimiser, badam, plan, schedule, state, threads })
     }
 
     /// Steps until the plan is done or a wish ends the run.
@@ -113,13 +131,7 @@ impl<'a> Run<'a> {
         let mut reporter = Reporter::begin(self, io)?;
         let mut order = EpochOrder::default();
         while self.state.step < self.plan.total_steps {
-            // one optimiser step
-            let before = self.state.step;
-            self.choose_block(io)?;
-            let rows = self.plan.micro_batches(before, &mut order);
-            let lr = self.config.learning_rate * self.schedule.factor(before);
-            let measured = self.step(&rows, lr)?;
-            self.refuse_or_go_on(&measured, io)?;
+            let (measured, lr) = self.next(&mut order, io)?;
 
             // say, evaluate, save: at this step or not at all
             reporter.stepped(self, &measured, lr, io)?;
@@ -146,14 +158,40 @@ impl<'a> Run<'a> {
         Ok(Outcome::Finished)
     }
 
+    /// One optimiser step, and its learning rate.
+    pub(crate) fn next(
+        &mut self,
+        order: &mut EpochOrder,
+        io: &mut dyn Observer,
+    ) -> Result<(Measured, f64)> {
+        self.choose_block(io)?;
+        let before = self.state.step;
+        let rows = self.plan.micro_batches(before, order);
+        let lr = self.config.learning_rate * self.schedule.factor(before);
+        self.fetch(&rows, io)?;
+        let measured = self.step(&rows, lr)?;
+        self.refuse_or_go_on(&measured, io)?;
+        Ok((measured, lr))
+    }
+
+    /// Has the rows of a step in memory, and tells what was wrong with any.
+    pub(crate) fn fetch(&mut self, rows: &[Vec<usize>], io: &mut dyn Observer) -> Result<()> {
+        let Prepared { train, tokenizer, template, .. } = &mut self.prepared;
+        let lines = train.fetch(rows, tokenizer.as_ref().zip(template.as_ref()))?;
+        lines.into_iter().try_for_each(|line| io.warn(line))
+    }
+
     fn step(&mut self, rows: &[Vec<usize>], lr: f64) -> Result<Measured> {
         let train = &self.prepared.train;
         let micro_batches: Vec<Vec<_>> =
-            rows.iter().map(|rows| rows.iter().map(|r| &train[*r]).collect()).collect();
+            rows.iter().map(|rows| train.pick(rows)).collect::<Result<_>>()?;
         let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
         let mode = |m| Mode::Train { seed, micro_step: first + m };
-        let decoder = &self.prepared.decoder;
-        step::run(decoder, &mut self.optimiser, &micro_batches, lr, Keep::Intermediates, mode)
+        let keep = match self.config.gradient_checkpointing {
+            true => Keep::Inputs,
+            false => Keep::Intermediates,
+        };
+        step::run(&self.prepared.decoder, &mut self.optimiser, &micro_batches, lr, keep, mode)
     }
 
     /// BAdam: goes to the step's block, whose moments begin anew. Does nothing within a block.

@@ -49,16 +49,19 @@ fn arguments(name: &str, case: &Value) -> Value {
     more
 }
 
-/// Mean loss over all labels of the ten rows.
-fn evaluated(arguments: &Value) -> f64 {
-    let dir = tempfile::tempdir().unwrap();
-    let around = Surroundings {
+fn around() -> Surroundings {
+    Surroundings {
         hub: engine::model::hub::HubEnv { hf_cache: PathBuf::new(), ms_cache: PathBuf::new() },
         started_unix_s: 0,
         cores: 2,
-    };
+    }
+}
+
+/// Mean loss over all labels of the ten rows.
+fn evaluated(arguments: &Value) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), arguments.clone());
-    let found = task::evaluate(&config, &around, &mut Watch::default()).unwrap();
+    let found = task::evaluate(&config, &around(), &mut Watch::default()).unwrap();
     found[0].1.token_loss
 }
 
@@ -121,7 +124,7 @@ fn check_norms(file: &Path, want: &Value, tolerance: f64, name: &str) {
 fn five_steps_as_peft_takes_them() {
     let cases = std::fs::read_to_string(fixtures().join("cases.json")).unwrap();
     let cases: BTreeMap<String, Value> = serde_json::from_str(&cases).unwrap();
-    for (name, case) in cases.iter().filter(|(name, _)| !name.starts_with("pissa")) {
+    for (name, case) in &cases {
         let more = arguments(name, case);
         let adapter = fixtures().join(name).is_dir();
         if adapter {
@@ -135,6 +138,10 @@ fn five_steps_as_peft_takes_them() {
             let at = |key: &str| &case[key][step as usize];
             close(losses[&(step + 1)], at("losses"), 1e-4, &format!("{name}: loss {step}"));
             close(norms[&(step + 1)], at("grad_norms"), 1e-3, &format!("{name}: norm {step}"));
+        }
+        if let Some(start) = case.get("start") {
+            let file = dir.path().join("pissa_init/adapter_model.safetensors");
+            check_norms(&file, start, 1e-3, name);
         }
         let lora = case["arguments"]["finetuning_type"] == "lora";
         let file = if lora { "adapter_model.safetensors" } else { "model.safetensors" };
@@ -168,6 +175,13 @@ fn broken_off_in_mid_epoch_and_resumed() {
     for case in cases {
         resumes_bit_for_bit(&lora(case), &[3], "adapter_model.safetensors");
     }
+    for case in [
+        json!({"pissa_init": true, "pissa_iter": 4, "lora_dropout": 0.1}),
+        json!({"pissa_init": true, "pissa_iter": -1, "use_dora": true, "pissa_convert": true}),
+    ] {
+        let file = "adapter_model.safetensors";
+        resumes_bit_for_bit(&lora(case), &[3], file);
+    }
     for more in [
         json!({"freeze_trainable_layers": 1, "neftune_noise_alpha": 5.0}),
         json!({"freeze_trainable_layers": -2, "freeze_trainable_modules": "mlp"}),
@@ -175,6 +189,48 @@ fn broken_off_in_mid_epoch_and_resumed() {
         let mut case = lora(more);
         case["finetuning_type"] = json!("freeze");
         resumes_bit_for_bit(&case, &[3], "model.safetensors");
+    }
+}
+
+#[test]
+fn a_pissa_adapter_and_its_converted_form_say_the_same() {
+    for more in [
+        json!({"pissa_iter": -1}),
+        json!({"pissa_iter": 3, "use_rslora": true, "use_dora": true, "additional_target": "norm"}),
+        json!({"pissa_iter": 0, "lora_target": "embed_tokens,down_proj"}),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut all = json!({
+            "finetuning_type": "lora", "pissa_init": true, "pissa_convert": true, "max_steps": 3,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        let (_, watch) = run(&config(dir.path(), all), None);
+        assert!(watch.said().contains("Using PiSSA initialization"), "{}", watch.said());
+        let loss = |folder: &str| {
+            let path = dir.path().join(folder);
+            evaluated(&json!({"finetuning_type": "lora", "adapter_name_or_path": path}))
+        };
+        let plain = evaluated(&json!({"finetuning_type": "full"}));
+        let (trained, converted) = (loss(""), loss("pissa_converted"));
+        assert!((trained - plain).abs() > 1e-3, "{more}: nothing learnt, {trained}");
+        assert!((trained - converted).abs() < 1e-5 * plain, "{more}: {trained} {converted}");
+        let file = "adapter_model.safetensors";
+        let [root, backup] = [dir.path().join(file), dir.path().join("pissa_backup").join(file)];
+        assert_eq!(tensors(&root), tensors(&backup));
+        std::fs::remove_dir_all(dir.path().join("pissa_init")).unwrap();
+        let config = config(
+            dir.path(),
+            json!({"adapter_name_or_path": dir.path(), "finetuning_type": "lora"}),
+        );
+        let around = around();
+        let found = task::evaluate(&config, &around, &mut Watch::default());
+        match more["pissa_iter"] == json!(-1) {
+            // The exact form has one answer, up to rounding.
+            true => assert!((found.unwrap()[0].1.token_loss - trained).abs() < 1e-5 * plain),
+            false => assert!(found.unwrap_err().to_string().contains("use the converted adapter")),
+        }
     }
 }
 

@@ -249,7 +249,9 @@ fn adapters_that_are_something_else_are_refused_by_name() {
     check("alpha_pattern", json!({ "q_proj": 8 }), "alpha_pattern");
     check("bias", json!("all"), "bias");
     check("peft_type", json!("IA3"), "peft_type");
-    check("init_lora_weights", json!("pissa"), "init_lora_weights");
+    check("init_lora_weights", json!("olora"), "init_lora_weights: \"olora\" is not supported");
+    check("init_lora_weights", json!("pissa_niter_x"), "init_lora_weights");
+    check("init_lora_weights", json!("pissa_niter_16"), "");
     check("layers_to_transform", json!([0]), "layers_to_transform");
     check("r", json!(0), "r: expected a whole number");
     check("r", json!(8), "has shape [4, 64], expected [8, 64]");

@@ -23,6 +23,14 @@ pub use members::Config;
 
 use crate::fields::{Class, FIELDS, Field};
 
+/// The `name: value` pairs of any YAML or JSON file, in its order.
+///
+/// # Errors
+/// Where the file cannot be read or does not hold such pairs.
+pub fn read_pairs(path: &Path) -> Result<Vec<(String, Value)>, ConfigError> {
+    read::file(path).map_err(|error| error.in_file(path))
+}
+
 impl Config {
     /// Reads pairs of name and value; of a name that comes twice, the last counts.
     ///

@@ -175,6 +175,16 @@ mod tests {
         ] {
             assert_eq!(count(Some(value)), expected);
         }
+        for (value, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1536, "1.5 KiB"),
+            (21_000_000, "20 MiB"),
+            (8 << 30, "8.0 GiB"),
+            (3 << 40, "3.0 TiB"),
+        ] {
+            assert_eq!(bytes(value), expected);
+        }
         for (value, expected) in
             [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567"), (-1000, "−1,000")]
         {

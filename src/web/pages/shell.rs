@@ -28,6 +28,8 @@ pub struct Place {
 /// The navigation. A new place is a line here, an icon and a text.
 const PLACES: &[Place] = &[
     Place { key: "runs", href: "/runs", label: "nav.runs" },
+    Place { key: "datasets", href: "/datasets", label: "nav.datasets" },
+    Place { key: "models", href: "/models", label: "nav.models" },
     Place { key: "queue", href: "/queue", label: "nav.queue" },
     Place { key: "system", href: "/system", label: "nav.system" },
     Place { key: "settings", href: "/settings", label: "nav.settings" },

@@ -36,6 +36,7 @@ pub const COOKIE: &str = "lang";
 const SCRIPT: &[&str] = &[
     "chart.",
     "copied",
+    "data.js.",
     "link.",
     "new.starting",
     "phase.",

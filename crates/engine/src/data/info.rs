@@ -190,8 +190,11 @@ fn entry(
         .map_err(|reason| DataError::invalid(format!("{}: {name}: {reason}", file.display())))
 }
 
-/// One entry. The reason of an error names no file.
-pub(super) fn parse_entry(dir: &Path, name: &str, value: &Value) -> Result<DatasetInfo, String> {
+/// One entry, as it stands under its name. The reason of an error names no file.
+///
+/// # Errors
+/// Why the entry is no local dataset in a known format.
+pub fn parse_entry(dir: &Path, name: &str, value: &Value) -> Result<DatasetInfo, String> {
     let Value::Object(map) = value else {
         return Err("the entry must be a JSON object".to_string());
     };

@@ -1,13 +1,17 @@
 //! The data stage as a whole: read, align, mix, split, tokenise.
 
+mod cache;
 mod rows;
+pub mod saved;
+pub mod stream;
 mod tokenise;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 
 use super::encode::{Labelling, Row};
 use super::error::DataError;
-use super::info;
+use super::info::{self, DatasetInfo};
 use super::order::{self, HoldOut, Mix, Sampler};
 use super::report::Report;
 use super::template::{Template, TemplateOptions};
@@ -49,6 +53,9 @@ pub struct DataArgs {
     pub seed: u64,
     /// How many ids the model knows, for rows of `formatting: tokens`; the tokenizer's count where this is `None`.
     pub vocab_size: Option<usize>,
+    /// The folder that encoded rows are kept in; nothing is kept where this is `None`.
+    pub cache: Option<PathBuf>,
+    pub overwrite_cache: bool,
 }
 
 impl Default for DataArgs {
@@ -77,6 +84,8 @@ impl Default for DataArgs {
             preprocessing_num_workers: None,
             seed: 42,
             vocab_size: None,
+            cache: None,
+            overwrite_cache: false,
         }
     }
 }
@@ -167,7 +176,7 @@ pub fn prepare_template(
     Ok((template, notices))
 }
 
-/// Reads and prepares all rows. `kit` may be `None` where every dataset has `formatting: tokens`. `progress` is called
+/// Reads and prepares all rows, or takes them as an earlier call kept them. `kit` may be `None` where every dataset has `formatting: tokens`. `progress` is called
 /// with the rows done and the rows in all.
 ///
 /// # Errors
@@ -178,10 +187,37 @@ pub fn load(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Dataset, DataError> {
     args.check()?;
+    let infos = info::read(&args.dataset_dir, &args.dataset)?;
+    let eval_infos = info::read(&args.dataset_dir, &args.eval_dataset)?;
+    let place = cache::Place::of(args, [&infos, &eval_infos], kit)?;
+    if let Some(place) = place.as_ref().filter(|_| !args.overwrite_cache)
+        && let Some(mut dataset) = place.load()
+    {
+        let notice = format!("Encoded rows were taken from {}.", place.path().display());
+        dataset.report.notices.push(notice);
+        return Ok(dataset);
+    }
+    let mut dataset = prepare(args, &infos, &eval_infos, kit, progress)?;
+    if let Some(place) = place
+        && let Err(error) = place.store(&dataset)
+    {
+        let notice = format!("Encoded rows are not kept: {}: {error}", place.path().display());
+        dataset.report.notices.push(notice);
+    }
+    Ok(dataset)
+}
+
+fn prepare(
+    args: &DataArgs,
+    infos: &[DatasetInfo],
+    eval_infos: &[DatasetInfo],
+    kit: Option<(&Tokenizer, &Template)>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Dataset, DataError> {
     let mut sampler = Sampler::new(args.seed);
     let mut report = Report::default();
-    let train = read_all(args, &args.dataset, &mut sampler)?;
-    let eval = read_all(args, &args.eval_dataset, &mut sampler)?;
+    let train = read_all(args, infos, &mut sampler)?;
+    let eval = read_all(args, eval_infos, &mut sampler)?;
 
     let train = merge(args, train)?;
     let mut sets: VecDeque<(String, Vec<Item>)> = VecDeque::new();
@@ -218,10 +254,9 @@ pub fn load(
 
 fn read_all(
     args: &DataArgs,
-    names: &[String],
+    infos: &[DatasetInfo],
     sampler: &mut Sampler,
 ) -> Result<Vec<Vec<Item>>, DataError> {
-    let infos = info::read(&args.dataset_dir, names)?;
     infos.iter().map(|info| rows::read(args, info, sampler)).collect()
 }
 

@@ -6,9 +6,11 @@
 
 mod mt19937;
 mod pcg64;
+mod turns;
 
 pub use mt19937::Mt19937;
 pub use pcg64::Pcg64;
+pub use turns::{Buffer, Turns};
 
 use super::error::DataError;
 
@@ -142,8 +144,7 @@ pub fn mix(
         && strategy != Mix::Concat
         && lengths.len() > 1
     {
-        check_probabilities(lengths, strategy, p)?;
-        return Ok(draw(lengths, strategy, p, seed));
+        return draw(lengths, strategy, p, seed);
     }
     let all = |d: usize| (0..lengths[d]).map(move |row| (d, row));
     Ok(match strategy {
@@ -171,68 +172,29 @@ pub fn mix(
     })
 }
 
-fn check_probabilities(lengths: &[usize], strategy: Mix, p: &[f64]) -> Result<(), DataError> {
-    if p.len() != lengths.len() {
-        return Err(DataError::invalid(
-            "The length of dataset and interleave probs should be identical.",
-        ));
-    }
-    let sum: f64 = p.iter().sum();
-    if p.iter().any(|x| !(0.0..=1.0).contains(x)) || (sum - 1.0).abs() > 1e-8 {
+/// Draws a dataset for each place until the strategy's end.
+fn draw(
+    lengths: &[usize],
+    strategy: Mix,
+    p: &[f64],
+    seed: u64,
+) -> Result<Vec<(usize, usize)>, DataError> {
+    if let Some(empty) = lengths.iter().position(|n| *n == 0) {
         return Err(DataError::invalid(format!(
-            "interleave_probs must be in [0, 1] and sum to 1, they sum to {sum}"
+            "interleave_probs: dataset number {} is empty",
+            empty + 1
         )));
     }
-    for (d, (&n, &x)) in lengths.iter().zip(p).enumerate() {
-        if n == 0 && x > 0.0 {
-            return Err(DataError::invalid(format!(
-                "interleave_probs: dataset number {} is empty",
-                d + 1
-            )));
-        }
-        if n > 0 && x == 0.0 && strategy != Mix::InterleaveUnder {
-            return Err(DataError::invalid(format!(
-                "interleave_probs: dataset number {} has probability 0 and would never be exhausted",
-                d + 1
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// Draws a dataset for each place until the strategy's end condition holds. All drawable datasets have rows.
-fn draw(lengths: &[usize], strategy: Mix, p: &[f64], seed: u64) -> Vec<(usize, usize)> {
-    let mut rng = Pcg64::new(seed);
-    let mut cumulative: Vec<f64> = p
-        .iter()
-        .scan(0.0, |sum, x| {
-            *sum += x;
-            Some(*sum)
-        })
-        .collect();
-    let last = cumulative.last().copied().unwrap_or(1.0);
-    cumulative.iter_mut().for_each(|x| *x /= last);
+    let mut turns = Turns::new(lengths.len(), strategy, Some(p), seed)?;
     let mut next = vec![0; lengths.len()];
-    let mut exhausted: Vec<bool> = lengths.iter().map(|n| *n == 0).collect();
     let mut order = Vec::new();
-    loop {
-        let over = match strategy {
-            Mix::InterleaveUnder => exhausted.iter().zip(lengths).any(|(e, n)| *e && *n > 0),
-            _ => exhausted.iter().all(|e| *e),
-        };
-        if over {
-            return order;
-        }
-        let u = rng.next_f64();
-        let d = cumulative.partition_point(|x| *x <= u).min(lengths.len() - 1);
-        if strategy == Mix::InterleaveOnce && exhausted[d] {
-            continue;
-        }
-        order.push((d, next[d]));
-        next[d] += 1;
-        if next[d] >= lengths[d] {
-            exhausted[d] = true;
-            next[d] = 0;
+    while let Some(dataset) = turns.next() {
+        order.push((dataset, next[dataset]));
+        next[dataset] += 1;
+        if next[dataset] >= lengths[dataset] {
+            turns.exhausted(dataset);
+            next[dataset] = 0;
         }
     }
+    Ok(order)
 }

@@ -2,17 +2,19 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// How many bad rows are described; the rest are only counted.
 const DESCRIBED: usize = 20;
 
 /// A row that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRow {
     /// The file it is in.
     pub file: String,
     /// Its place among the rows of the file, from 1.
     pub row: u64,
-    /// The line of the file where it begins, from 1.
+    /// The line of the file where it begins, from 1; 0 in a file that has no lines.
     pub line: u64,
     /// What is wrong with it.
     pub reason: String,
@@ -20,12 +22,15 @@ pub struct BadRow {
 
 impl fmt::Display for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: row {} (line {}): {}", self.file, self.row, self.line, self.reason)
+        match self.line {
+            0 => write!(f, "{}: row {}: {}", self.file, self.row, self.reason),
+            line => write!(f, "{}: row {} (line {line}): {}", self.file, self.row, self.reason),
+        }
     }
 }
 
 /// Counts over all rows, and the first rows that were bad.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Rows that were read (after `num_samples` and `max_samples`).
     pub rows: u64,

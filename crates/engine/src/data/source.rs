@@ -1,6 +1,9 @@
-//! Reading the rows of dataset files one by one: .json, .jsonl, .csv and .txt, alone or as a folder of them.
+//! Reading the rows of dataset files one by one: .json, .jsonl, .csv, .txt, .parquet and .arrow, alone or as a folder
+//! of them.
 
+pub(super) mod arrow;
 mod json;
+mod parquet;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -17,7 +20,7 @@ pub struct RawRow {
     pub value: Value,
     /// Its place among the rows of its file, from 1.
     pub row: u64,
-    /// The line where it begins, from 1.
+    /// The line where it begins, from 1; 0 in a file that has no lines.
     pub line: u64,
 }
 
@@ -31,6 +34,8 @@ enum Kind {
     JsonLines,
     Csv,
     Text,
+    Parquet,
+    Arrow,
 }
 
 /// Files that make up a dataset: the file itself, or the files of a directory in the order of their names.
@@ -82,12 +87,10 @@ fn kind(path: &Path) -> Result<Kind, DataError> {
         Some("jsonl") => Ok(Kind::JsonLines),
         Some("csv") => Ok(Kind::Csv),
         Some("txt") => Ok(Kind::Text),
-        Some(columnar @ ("parquet" | "arrow")) => Err(DataError::invalid(format!(
-            "{}: .{columnar} files are not supported yet; save the rows as .jsonl",
-            path.display()
-        ))),
+        Some("parquet") => Ok(Kind::Parquet),
+        Some("arrow") => Ok(Kind::Arrow),
         _ => Err(DataError::invalid(format!(
-            "{}: Allowed file types: csv,json,jsonl,txt.",
+            "{}: Allowed file types: arrow,csv,json,jsonl,parquet,txt.",
             path.display()
         ))),
     }
@@ -99,13 +102,18 @@ fn kind(path: &Path) -> Result<Kind, DataError> {
 /// When the file cannot be read or is broken; the error names the line.
 pub fn read(path: &Path, sink: &mut Sink<'_>) -> Result<(), DataError> {
     let file = File::open(path).map_err(DataError::file(path))?;
+    match kind(path)? {
+        Kind::Parquet => return parquet::read(path, file, sink),
+        Kind::Arrow => return arrow::read(path, &file, sink),
+        _ => {}
+    }
     let mut reader = BufReader::with_capacity(1 << 20, file);
     skip_byte_order_mark(&mut reader).map_err(DataError::file(path))?;
     match kind(path)? {
         Kind::Json => json::read(path, &mut reader, sink),
         Kind::JsonLines => json::read_lines(path, &mut reader, sink),
         Kind::Csv => read_csv(path, reader, sink),
-        Kind::Text => read_text(path, &mut reader, sink),
+        Kind::Text | Kind::Parquet | Kind::Arrow => read_text(path, &mut reader, sink),
     }
 }
 

@@ -9,6 +9,7 @@ mod fix;
 mod jinja;
 mod parse;
 mod render;
+pub mod show;
 
 use std::sync::OnceLock;
 
@@ -234,6 +235,14 @@ pub enum TemplateError {
         /// What to use instead.
         remedy: &'static str,
     },
+    /// A sample conversation cannot be rendered.
+    #[error("template: {name} cannot be shown: {reason}")]
+    NotShown {
+        /// The name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// The tokenizer's chat template gives no template.
     #[error(
         "template: none was given and none can be derived from the tokenizer's chat template ({0}); name one, such as `template: chatml`"
@@ -243,7 +252,7 @@ pub enum TemplateError {
 
 fn suggestion(names: &[String]) -> String {
     match names {
-        [] => " See `tallow template --list`.".to_string(),
+        [] => " See `tallow template`.".to_string(),
         names => format!(" Did you mean {}?", names.join(" or ")),
     }
 }

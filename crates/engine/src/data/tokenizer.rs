@@ -22,6 +22,8 @@ pub struct Tokenizer {
     chat_template_file: bool,
     /// Other tokenizer files of the folder, to be saved along.
     other_files: Vec<PathBuf>,
+    /// Hash of the vocabulary as it was read.
+    digest: [u8; 32],
 }
 
 /// Names of special tokens.
@@ -44,7 +46,21 @@ impl Tokenizer {
         let Value::Object(config) = config else {
             return Err(DataError::invalid("tokenizer_config.json: must hold a JSON object"));
         };
-        folder::assemble(inner, config, Map::new())
+        let vocabulary = inner.to_string(false).map_err(|e| DataError::invalid(e.to_string()))?;
+        let mut tokenizer = folder::assemble(inner, config, Map::new())?;
+        tokenizer.digest = *blake3::hash(vocabulary.as_bytes()).as_bytes();
+        Ok(tokenizer)
+    }
+
+    /// A hash of everything that decides how text is encoded.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut added: Vec<_> = self.inner.get_added_tokens_decoder().into_iter().collect();
+        added.sort_by_key(|(id, _)| *id);
+        let split = self.inner.get_encode_special_tokens();
+        let mut hash = blake3::Hasher::new();
+        hash.update(&self.digest);
+        hash.update(format!("{added:?} {:?} {split} {:?}", self.special, self.config).as_bytes());
+        *hash.finalize().as_bytes()
     }
 
     /// The ids of a text, without special tokens around it.

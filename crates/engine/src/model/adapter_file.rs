@@ -3,14 +3,14 @@
 //! What PEFT can say and the engine cannot do is refused by the field's name; an adapter is never
 //! loaded as something other than it was.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
 use super::brief;
 use super::config::{ModelConfig, read_json};
-use super::lora::{LoraConfig, OUTER, PREFIX, Part, Targets, whole};
+use super::lora::{Init, LoraConfig, OUTER, PREFIX, Part, Targets, whole};
 use super::params::{ParamKind, expected_params};
 use super::save::write_safetensors;
 use super::weights::{Dtype, Weights, read_safetensors};
@@ -56,6 +56,10 @@ pub fn read_adapter(dir: &Path, config: &ModelConfig) -> Result<AdapterFile> {
         dora: reader.flag("use_dora")?,
         targets: Targets::of_json(fields.get("target_modules")).map_err(wrong)?,
         whole: reader.names("modules_to_save")?,
+        init: match fields.get("init_lora_weights") {
+            None => Init::Usual,
+            Some(value) => Init::of_json(value).unwrap_or_default(),
+        },
     };
     let mut expected = adapter_tensors(config, &lora).map_err(wrong)?;
     let wrong = |why| reader.error("modules_to_save", why);
@@ -99,7 +103,7 @@ fn adapter_config(lora: &LoraConfig, base_model: &str) -> Value {
         "auto_mapping": null, "base_model_name_or_path": base_model, "bias": "none",
         "corda_config": null, "ensure_weight_tying": false, "eva_config": null,
         "exclude_modules": null, "fan_in_fan_out": false, "inference_mode": true,
-        "init_lora_weights": true, "layer_replication": null, "layers_pattern": null,
+        "init_lora_weights": lora.init.to_json(), "layer_replication": null, "layers_pattern": null,
         "layers_to_transform": null, "loftq_config": {}, "lora_alpha": alpha, "lora_bias": false,
         "lora_dropout": dropout, "megatron_config": null, "megatron_core": "megatron.core",
         "modules_to_save": whole, "peft_type": "LORA", "peft_version": PEFT_VERSION,
@@ -147,15 +151,24 @@ fn adapter_tensors(
     Ok(out)
 }
 
-fn read_weights(dir: &Path, expected: &[(String, Vec<usize>)]) -> Result<Weights> {
+/// The tensors of the adapter in `dir`, unchecked, and the file that they are from.
+///
+/// # Errors
+/// When the file is missing, damaged, or a pickle.
+pub(super) fn read_tensors(dir: &Path) -> Result<(PathBuf, Weights)> {
     let path = dir.join(WEIGHTS);
     if !path.exists() && dir.join("adapter_model.bin").exists() {
         let why = "a pickle (PyTorch) file, which is never read here; save the adapter again with \
                    safetensors";
         return Err(Error::input(dir.join("adapter_model.bin").display().to_string(), why));
     }
+    let tensors = read_safetensors(&path, Dtype::F32)?;
+    Ok((path, tensors))
+}
+
+fn read_weights(dir: &Path, expected: &[(String, Vec<usize>)]) -> Result<Weights> {
+    let (path, mut found) = read_tensors(dir)?;
     let bad = |why: String| Error::input(path.display().to_string(), why);
-    let mut found = read_safetensors(&path, Dtype::F32)?;
     // PEFT writes the frozen embedding too where it has an adapter.
     found.retain(|name, _| !name.contains(".base_layer."));
     let mut out = Weights::new();
@@ -232,8 +245,8 @@ impl Fields<'_> {
         let plain = |name: &str, value: &Value| match (name, value) {
             ("peft_type", value) => value == "LORA",
             ("bias", value) => value == "none",
-            // Other ways of making the first matrices change the base model's weights too.
-            ("init_lora_weights", value) => value.is_boolean() || value == "gaussian",
+            // Others than these change the base model's weights in their own ways.
+            ("init_lora_weights", value) => Init::of_json(value).is_some(),
             (_, Value::Null | Value::Bool(false)) => true,
             (_, Value::Object(map)) => map.is_empty(),
             (_, Value::Array(list)) => list.is_empty(),

@@ -358,7 +358,8 @@ impl Decoder {
     }
 
     /// Index of the lowest layer that backward must reach; the number of layers for none.
-    fn lowest_trained(&self) -> usize {
+    #[must_use]
+    pub fn lowest_trained(&self) -> usize {
         if self.embedding_trained() {
             return 0;
         }

@@ -4,6 +4,7 @@ pub mod targets;
 pub mod whole;
 
 use candle_core::{Device, Tensor};
+use serde_json::Value;
 
 pub use targets::Targets;
 
@@ -34,6 +35,46 @@ pub struct LoraConfig {
     pub targets: Targets,
     /// Modules that are trained whole.
     pub whole: Vec<String>,
+    /// What the matrices began as.
+    pub init: Init,
+}
+
+/// How an adapter begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Init {
+    /// Without effect: b is zero.
+    #[default]
+    Usual,
+    /// As the principal part of the weight, which loses it ([`super::pissa`]).
+    Pissa,
+    /// The same by a random range finder with so many rounds.
+    PissaFast(u32),
+}
+
+impl Init {
+    /// PEFT's `init_lora_weights`; `None` for what is not known.
+    #[must_use]
+    pub fn of_json(value: &Value) -> Option<Self> {
+        match value {
+            Value::Bool(_) => Some(Self::Usual),
+            Value::String(text) if text == "gaussian" => Some(Self::Usual),
+            Value::String(text) if text == "pissa" => Some(Self::Pissa),
+            Value::String(text) => {
+                text.strip_prefix("pissa_niter_")?.parse().ok().map(Self::PissaFast)
+            }
+            _ => None,
+        }
+    }
+
+    /// As PEFT writes it.
+    #[must_use]
+    pub fn to_json(self) -> Value {
+        match self {
+            Self::Usual => Value::Bool(true),
+            Self::Pissa => Value::from("pissa"),
+            Self::PissaFast(rounds) => Value::from(format!("pissa_niter_{rounds}")),
+        }
+    }
 }
 
 impl Default for LoraConfig {
@@ -46,6 +87,7 @@ impl Default for LoraConfig {
             dora: false,
             targets: Targets::All,
             whole: Vec::new(),
+            init: Init::Usual,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use run::config::Config;
+use run::event::Phase;
 use run::fields::FinetuningType;
 
 use crate::error::{Error, Result};
@@ -13,65 +14,87 @@ use crate::model::decoder::Decoder;
 use crate::model::freeze::Freeze;
 use crate::model::gguf::Gguf;
 use crate::model::hub::ModelLocation;
-use crate::model::lora::{self, LoraConfig, Targets};
+use crate::model::lora::{self, Init, LoraConfig, Targets};
+use crate::model::pissa::Initial;
 use crate::model::quantise::{Plan, Target};
 use crate::model::weights::{Dtype, Weights, read_folder, read_folder_quantised};
 use crate::observer::Observer;
+use crate::vocabulary::Resize;
+
+/// A model that is ready to train.
+pub(super) struct Loaded {
+    /// The model, with its adapters.
+    pub decoder: Decoder,
+    /// The settings of the adapter that is trained.
+    pub lora: Option<LoraConfig>,
+    /// What PiSSA took out of the weights.
+    pub pissa: Option<Initial>,
+}
 
 /// Reads the model, puts adapters on it and marks what is trained. With a checkpoint to resume
 /// from, the trained weights are read from it.
 pub(super) fn load(
     config: &Config,
     location: &ModelLocation,
-    model_config: ModelConfig,
+    mut model_config: ModelConfig,
+    resize: Option<Resize>,
     resume: Option<&Path>,
     io: &mut dyn Observer,
-) -> Result<(Decoder, Option<LoraConfig>)> {
-    let mut decoder = match plan(config, &model_config, resume)? {
-        Some(plan) => quantised(location, model_config, &plan, io)?,
-        None => plain(config, location, model_config, resume, io)?,
+) -> Result<Loaded> {
+    let quantised = match plan(config, &model_config, resume)? {
+        Some(_) if resize.is_some() => {
+            let why = "Cannot resize embedding layers of a quantized model.";
+            return Err(Error::input("quantization_bit", why));
+        }
+        plan => plan,
+    };
+    let whole_model = config.finetuning_type != FinetuningType::Lora;
+    let old_rows = model_config.vocab_size;
+    if let Some(resize) = resize.as_ref().filter(|_| whole_model && resume.is_some()) {
+        // The checkpoint's embedding has grown already.
+        model_config.vocab_size = resize.rows;
+    }
+    let mut weights = match resume.filter(|_| whole_model) {
+        Some(checkpoint) => read_folder(checkpoint, &model_config, Dtype::F32)?.weights,
+        None if config.train_from_scratch || quantised.is_some() => Weights::default(),
+        None => read(location, &model_config, io)?,
+    };
+    if let Some(resize) = &resize {
+        if model_config.vocab_size != resize.rows {
+            resize.apply(&mut model_config, &mut weights, config.seed);
+        }
+        io.say(format!("Resized token embeddings from {old_rows} to {}.", resize.rows))?;
+    }
+    let mut decoder = match quantised {
+        Some(plan) => read_quantised(location, model_config, &plan, io)?,
+        None if weights.is_empty() => {
+            Decoder::from_scratch(model_config, config.seed, &Device::Cpu)?
+        }
+        None => Decoder::new(model_config, weights, &Device::Cpu)?,
     };
     decoder.neftune = config.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
-    let lora = match config.finetuning_type {
+    let (mut lora, mut pissa) = (None, None);
+    match config.finetuning_type {
         FinetuningType::Full => {
             decoder.params.set_trainable(|_| true);
             io.say("Fine-tuning method: Full".into())?;
-            None
         }
-        FinetuningType::Freeze => {
-            freeze(config, &mut decoder, io)?;
-            None
-        }
+        FinetuningType::Freeze => freeze(config, &mut decoder, io)?,
         FinetuningType::Lora => {
-            let lora = adapters(config, &mut decoder, resume, io)?;
-            lora::set_trained(&mut decoder, &lora)?;
+            let whole = whole_modules(config, resize.is_some(), io)?;
+            let (settings, initial) = adapters(config, whole, &mut decoder, resume, io)?;
+            if config.pissa_convert && initial.is_none() {
+                let why = "the adapter that is trained did not begin with PiSSA";
+                return Err(Error::input("pissa_convert", why));
+            }
+            lora::set_trained(&mut decoder, &settings)?;
             if let Some(ratio) = config.loraplus_lr_ratio {
                 io.say(format!("Using LoRA+ optimizer with loraplus lr ratio {ratio:.2}."))?;
             }
-            Some(lora)
+            (lora, pissa) = (Some(settings), initial);
         }
-    };
-    Ok((decoder, lora))
-}
-
-/// A base in full precision.
-fn plain(
-    config: &Config,
-    location: &ModelLocation,
-    model_config: ModelConfig,
-    resume: Option<&Path>,
-    io: &mut dyn Observer,
-) -> Result<Decoder> {
-    let whole_model = config.finetuning_type != FinetuningType::Lora;
-    let weights = match resume.filter(|_| whole_model) {
-        Some(checkpoint) => read_folder(checkpoint, &model_config, Dtype::F32)?.weights,
-        None if config.train_from_scratch => Weights::default(),
-        None => read(location, &model_config, io)?,
-    };
-    match weights.is_empty() {
-        true => Decoder::from_scratch(model_config, config.seed, &Device::Cpu),
-        false => Decoder::new(model_config, weights, &Device::Cpu),
     }
+    Ok(Loaded { decoder, lora, pissa })
 }
 
 /// What is quantised of the base: not the modules that are trained whole, which the arguments name,
@@ -93,7 +116,7 @@ fn plan(
 }
 
 /// A base that stays quantised.
-fn quantised(
+fn read_quantised(
     location: &ModelLocation,
     model_config: ModelConfig,
     plan: &Plan,
@@ -142,37 +165,51 @@ fn freeze(config: &Config, decoder: &mut Decoder, io: &mut dyn Observer) -> Resu
     io.say(format!("Set trainable layers: {}", parts.join(",")))
 }
 
+/// Modules that are trained whole beside the adapter: as asked, else the embedding and the head where
+/// new rows were put in, which an adapter alone would leave as they began.
+fn whole_modules(config: &Config, resized: bool, io: &mut dyn Observer) -> Result<Vec<String>> {
+    let asked = &config.additional_target;
+    if !resized || !asked.is_empty() {
+        return Ok(asked.clone());
+    }
+    let names = ["embed_tokens", "lm_head"].map(str::to_owned).to_vec();
+    io.warn(format!("Vocab has been resized, add {} to trainable params.", names.join(",")))?;
+    Ok(names)
+}
+
 /// Adapters: all but the last of `adapter_name_or_path` are merged, the last is trained on; with
 /// `create_new_adapter` all are merged. Where none is left a fresh adapter is made. A checkpoint's
 /// adapter takes the place of the one that is trained.
 fn adapters(
     config: &Config,
+    whole: Vec<String>,
     decoder: &mut Decoder,
     resume: Option<&Path>,
     io: &mut dyn Observer,
-) -> Result<LoraConfig> {
+) -> Result<(LoraConfig, Option<Initial>)> {
     let mut paths = adapter_paths(config);
     let last = if config.create_new_adapter { None } else { paths.pop() };
     for path in &paths {
-        load_adapter(decoder, path)?;
+        load_adapter(decoder, path, None, io)?;
         lora::merge(decoder)?;
     }
     if !paths.is_empty() {
         io.say(format!("Merged {} adapter(s).", paths.len()))?;
     }
-    let lora = match resume.map(Path::to_owned).or(last) {
+    let seed = resume.map(|_| config.seed);
+    let made = match resume.map(Path::to_owned).or(last) {
         Some(path) => {
-            let lora = load_adapter(decoder, &path)?;
+            let made = load_adapter(decoder, &path, seed, io)?;
             paths.push(path);
-            lora
+            made
         }
-        None => fresh(config, decoder, io)?,
+        None => fresh(config, whole, decoder, io)?,
     };
     if !paths.is_empty() {
         let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
         io.say(format!("Loaded adapter(s): {}", names.join(",")))?;
     }
-    Ok(lora)
+    Ok(made)
 }
 
 /// The folders of the adapters that the arguments name.
@@ -185,7 +222,12 @@ fn adapter_paths(config: &Config) -> Vec<PathBuf> {
 }
 
 /// An adapter as the arguments describe it.
-fn fresh(config: &Config, decoder: &mut Decoder, io: &mut dyn Observer) -> Result<LoraConfig> {
+fn fresh(
+    config: &Config,
+    whole: Vec<String>,
+    decoder: &mut Decoder,
+    io: &mut dyn Observer,
+) -> Result<(LoraConfig, Option<Initial>)> {
     let mut lora = LoraConfig {
         rank: config.lora_rank,
         alpha: config.alpha() as f64,
@@ -193,7 +235,12 @@ fn fresh(config: &Config, decoder: &mut Decoder, io: &mut dyn Observer) -> Resul
         rslora: config.use_rslora,
         dora: config.use_dora,
         targets: Targets::of_argument(&config.lora_target),
-        whole: config.additional_target.clone(),
+        whole,
+        init: match u32::try_from(config.pissa_iter) {
+            _ if !config.pissa_init => Init::Usual,
+            Ok(rounds) => Init::PissaFast(rounds),
+            Err(_) => Init::Pissa,
+        },
     };
     io.say(format!("Fine-tuning method: {}", if lora.dora { "DoRA" } else { "LoRA" }))?;
     let names = lora::attach(decoder, &lora, config.seed)?;
@@ -201,11 +248,53 @@ fn fresh(config: &Config, decoder: &mut Decoder, io: &mut dyn Observer) -> Resul
     if lora.targets == Targets::All {
         lora.targets = Targets::Names(names);
     }
-    Ok(lora)
+    match lora.init {
+        Init::Usual => return Ok((lora, None)),
+        Init::Pissa => io.say("Using PiSSA initialization.".into())?,
+        Init::PissaFast(n) => {
+            io.say(format!("Using PiSSA initialization with FSVD steps {n}."))?;
+        }
+    }
+    let initial = decompose(decoder, &lora, config.seed, io)?;
+    initial.begin(decoder)?;
+    initial.subtract(decoder, &lora)?;
+    Ok((lora, Some(initial)))
 }
 
-fn load_adapter(decoder: &mut Decoder, dir: &Path) -> Result<LoraConfig> {
+fn decompose(
+    decoder: &mut Decoder,
+    lora: &LoraConfig,
+    seed: u64,
+    io: &mut dyn Observer,
+) -> Result<Initial> {
+    Initial::decompose(decoder, lora, seed, &mut |done, total| {
+        io.progress(Phase::Model, done, total)
+    })
+}
+
+/// Puts the adapter in `dir` on the model. One that began with PiSSA belongs to what it left of the
+/// weights: that is made again from its first matrices, or by the decomposition where it must have
+/// been the same one (`seed`: that of the run which is resumed).
+fn load_adapter(
+    decoder: &mut Decoder,
+    dir: &Path,
+    seed: Option<u64>,
+    io: &mut dyn Observer,
+) -> Result<(LoraConfig, Option<Initial>)> {
     let file = read_adapter(dir, &decoder.config)?;
     lora::attach_loaded(decoder, &file.lora, file.weights, &dir.display().to_string())?;
-    Ok(file.lora)
+    if file.lora.init == Init::Usual {
+        return Ok((file.lora, None));
+    }
+    let initial = match (Initial::find(dir, decoder)?, file.lora.init) {
+        (Some(found), _) => found,
+        (None, Init::PissaFast(_)) if seed.is_none() => {
+            let why = "began with PiSSA's random form, and its first matrices (pissa_init) are not \
+                       there; use the converted adapter (pissa_convert)";
+            return Err(Error::input(dir.display().to_string(), why));
+        }
+        (None, _) => decompose(decoder, &file.lora, seed.unwrap_or_default(), io)?,
+    };
+    initial.subtract(decoder, &file.lora)?;
+    Ok((file.lora, Some(initial)))
 }

@@ -162,6 +162,17 @@ impl Config {
             "use_dft_loss",
             "`use_dft_loss` and `label_smoothing_factor` are two losses; choose one.",
         );
+        let adapter = !self.adapter_name_or_path.is_empty();
+        r.refuse(
+            self.pissa_init && adapter && !self.create_new_adapter,
+            "pissa_init",
+            "`pissa_init` makes a new adapter: set `create_new_adapter`, or leave one of them out.",
+        );
+        r.refuse(
+            self.pissa_convert && !self.pissa_init && !adapter,
+            "pissa_convert",
+            "`pissa_convert` converts an adapter that began with `pissa_init`.",
+        );
         self.check_quantization(r, lora);
     }
 

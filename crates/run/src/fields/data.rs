@@ -19,14 +19,13 @@ macro_rules! data_rows {
                 "Learn the prompts too, not the answers alone.";
             done mask_history: bool = "false", Advanced,
                 "Learn the last answer of a conversation only.";
-            later streaming: bool = "false", Advanced,
+            done streaming: bool = "false", Advanced,
                 "Read rows while training instead of before it.";
-            later buffer_size: usize = "16384", Advanced,
+            done buffer_size: usize = "16384", Advanced,
                 "Rows that are shuffled together when streaming." { unit: "rows", min: Some(1.0) };
             done mix_strategy: MixStrategy = "concat", Advanced,
-                "How several datasets become one: one after the other, or interleaved."
-                { not_yet: &["interleave_under", "interleave_over", "interleave_once"] };
-            later interleave_probs: Vec<f64> = "", Advanced,
+                "How several datasets become one: one after the other, or interleaved until the first (under), the last (over) or each once (once) is exhausted.";
+            done interleave_probs: Vec<f64> = "", Advanced,
                 "The share of each dataset when interleaving, separated by commas.";
             done overwrite_cache: bool = "false", Advanced,
                 "Encode the rows again even where a cache of them exists.";
@@ -43,7 +42,7 @@ macro_rules! data_rows {
             done val_size: f64 = "0.0", Advanced,
                 "Rows held out for evaluation: a fraction below 1, or a number of rows."
                 { min: Some(0.0), max: Some(1e9) };
-            later eval_on_each_dataset: bool = "false", Advanced,
+            done eval_on_each_dataset: bool = "false", Advanced,
                 "Evaluate each dataset by itself, as `eval_NAME_loss`.";
             done packing: Option<bool> = "null", Advanced,
                 "Put several short rows into one of full length; left out, on for pre-training only.";
@@ -57,7 +56,7 @@ macro_rules! data_rows {
                 "For reasoning templates: on, off, or null for neither.";
             done preserve_thinking: bool = "false", Advanced,
                 "Keep the thoughts in earlier answers of a conversation.";
-            later tokenized_path: Option<String> = "null", Advanced,
+            done tokenized_path: Option<String> = "null", Advanced,
                 "Folder to keep the encoded rows in, or to read them from." { kind: Kind::Path };
         }
     } {

@@ -29,13 +29,13 @@ macro_rules! method_rows {
             done use_dora: bool = "false", Advanced,
                 "Learn the length of each weight row apart from its direction (DoRA)."
                 { needs: Some(("finetuning_type", "lora")) };
-            later pissa_init: bool = "false", Advanced,
+            done pissa_init: bool = "false", Advanced,
                 "Begin the adapter with the model's principal components (PiSSA)."
                 { needs: Some(("finetuning_type", "lora")) };
-            later pissa_iter: i64 = "16", Advanced,
+            done pissa_iter: i64 = "16", Advanced,
                 "Rounds of the fast decomposition for PiSSA; -1 decomposes exactly."
                 { min: Some(-1.0), max: Some(10_000.0), needs: Some(("pissa_init", "true")) };
-            later pissa_convert: bool = "false", Advanced,
+            done pissa_convert: bool = "false", Advanced,
                 "Save a PiSSA adapter as a plain LoRA adapter of the unchanged model."
                 { needs: Some(("pissa_init", "true")) };
             done loraplus_lr_ratio: Option<f64> = "null", Advanced,

@@ -13,16 +13,16 @@ macro_rules! model_rows {
                 "Folder inside each of `adapter_name_or_path` that holds the adapter's files.";
             done cache_dir: Option<String> = "null", Advanced,
                 "Where a hub name is looked up before the usual caches." { kind: Kind::Path };
-            later resize_vocab: bool = "false", Advanced,
+            done resize_vocab: bool = "false", Advanced,
                 "Add rows to the embedding for tokens that the tokenizer has and the model lacks.";
-            later split_special_tokens: bool = "false", Advanced,
+            done split_special_tokens: bool = "false", Advanced,
                 "Read the text of special tokens in the data as plain text.";
-            later add_tokens: Vec<String> = "", Advanced, "New plain tokens, separated by commas.";
-            later add_special_tokens: Vec<String> = "", Advanced,
+            done add_tokens: Vec<String> = "", Advanced, "New plain tokens, separated by commas.";
+            done add_special_tokens: Vec<String> = "", Advanced,
                 "New special tokens, separated by commas.";
-            later new_special_tokens_config: Option<String> = "null", Advanced,
+            done new_special_tokens_config: Option<String> = "null", Advanced,
                 "YAML file that gives each new special token a description." { kind: Kind::Path };
-            later init_special_tokens: InitSpecialTokens = "noise_init", Advanced,
+            done init_special_tokens: InitSpecialTokens = "noise_init", Advanced,
                 "How the embedding rows of new tokens begin.";
             done model_revision: String = "main", Advanced,
                 "Branch, tag or commit of a hub model; its snapshot must lie in the cache.";
@@ -62,10 +62,9 @@ macro_rules! model_rows {
                 liger_kernel_config: Option<Map<String, Value>> = "null";
                 use_v1_kernels: Option<bool> = "false";
             }
-            idle("activations are freed block by block, whatever this says") {
+            idle("activations are computed again only where `gradient_checkpointing` asks for it") {
                 disable_gradient_checkpointing: bool = "false";
                 use_reentrant_gc: bool = "true";
-                gradient_checkpointing: bool = "false";
                 gradient_checkpointing_kwargs: Option<Map<String, Value>> = "null";
             }
             idle("norms and the head are computed in f32 already") {

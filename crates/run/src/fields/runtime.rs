@@ -12,6 +12,8 @@ macro_rules! runtime_rows {
             done threads: Option<usize> = "null", Advanced,
                 "Threads that compute; left out, all cores. Another number changes the last digits."
                 { unit: "threads", min: Some(1.0), max: Some(1024.0) };
+            done gradient_checkpointing: bool = "false", Advanced,
+                "Keep only each layer's input and compute the rest again on the way back: less memory, about a third slower, the same numbers.";
             idle("this CPU build computes in f32") bf16: bool = "false", Advanced,
                 "Compute in bfloat16 with f32 master weights.";
             idle("this CPU build computes in f32") fp16: bool = "false", Advanced,

@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::super::convert::{Converted, convert, expected_columns};
 use super::super::error::{DataError, RowError};
 use super::super::info::{DatasetInfo, Formatting};
@@ -34,12 +36,8 @@ impl Item {
     }
 }
 
-/// All rows of a dataset that `num_samples` and `max_samples` leave.
-pub(super) fn read(
-    args: &DataArgs,
-    info: &DatasetInfo,
-    sampler: &mut Sampler,
-) -> Result<Vec<Item>, DataError> {
+/// Whether a dataset's rows can be used in this stage.
+pub(super) fn check(args: &DataArgs, info: &DatasetInfo) -> Result<(), DataError> {
     if info.ranking {
         return Err(DataError::invalid(format!(
             "The dataset is not applicable in the current training stage. ({} holds preference rows, `ranking: true`)",
@@ -52,24 +50,55 @@ pub(super) fn read(
             info.name
         )));
     }
+    Ok(())
+}
+
+/// Gives every row of a dataset to `sink`, which answers whether to go on.
+pub(super) fn each(
+    args: &DataArgs,
+    info: &DatasetInfo,
+    sink: &mut dyn FnMut(Item) -> Result<bool, DataError>,
+) -> Result<(), DataError> {
+    walk(args, info, &mut |_, item| sink(item))
+}
+
+fn walk(
+    args: &DataArgs,
+    info: &DatasetInfo,
+    sink: &mut dyn FnMut(&Value, Item) -> Result<bool, DataError>,
+) -> Result<(), DataError> {
+    check(args, info)?;
+    let mut more = true;
+    for path in &source::files(&info.path)? {
+        let file: Arc<str> = path.display().to_string().into();
+        if !more {
+            break;
+        }
+        source::read(path, &mut |RawRow { value, row, line }| {
+            let content = Arc::new(convert(info, &value));
+            more = sink(&value, Item { file: Arc::clone(&file), row, line, content })?;
+            Ok(more)
+        })?;
+    }
+    Ok(())
+}
+
+/// All rows of a dataset that `num_samples` and `max_samples` leave.
+pub(super) fn read(
+    args: &DataArgs,
+    info: &DatasetInfo,
+    sampler: &mut Sampler,
+) -> Result<Vec<Item>, DataError> {
     let limit = if info.num_samples.is_none() { args.max_samples } else { None };
     let mut unseen: HashSet<&str> = expected_columns(info).into_iter().collect();
     let mut objects = false;
     let mut items = Vec::new();
-    let files = source::files(&info.path)?;
-    for path in &files {
-        let file: Arc<str> = path.display().to_string().into();
-        if limit.is_some_and(|limit| items.len() >= limit) {
-            break;
-        }
-        source::read(path, &mut |RawRow { value, row, line }| {
-            unseen.retain(|column| value.get(column).is_none());
-            objects |= value.is_object();
-            let content = Arc::new(convert(info, &value));
-            items.push(Item { file: Arc::clone(&file), row, line, content });
-            Ok(limit.is_none_or(|limit| items.len() < limit))
-        })?;
-    }
+    walk(args, info, &mut |value, item| {
+        unseen.retain(|column| value.get(column).is_none());
+        objects |= value.is_object();
+        items.push(item);
+        Ok(limit.is_none_or(|limit| items.len() < limit))
+    })?;
     let Some(first) = items.first() else {
         return Err(DataError::invalid(format!(
             "{}: the dataset {} is empty",

@@ -37,18 +37,11 @@ pub(super) fn all(
     for share in shares {
         let (share, after) = rest.split_at(share);
         rest = after;
-        for batch in share.chunks(if args.packs() { args.preprocessing_batch_size } else { STEP }) {
-            let encoded = encode_batch(args, kit, batch, report)?;
-            rows.extend(match args.stage {
-                _ if !args.packs() => encoded,
-                Stage::Sft => packs(args, encoded, report),
-                Stage::Pt => blocks(args, kit, encoded, report),
-            });
-            advance(batch.len());
+        for items in share.chunks(batch_size(args)) {
+            rows.extend(batch(args, kit, items, report)?);
+            advance(items.len());
         }
     }
-    report.unlabelled +=
-        rows.iter().filter(|row| row.labels.iter().all(|label| *label == IGNORE)).count() as u64;
     if !rows.is_empty() {
         return Ok(rows);
     }
@@ -62,6 +55,29 @@ pub(super) fn all(
         )));
     }
     Err(DataError::NoValidRows { count, first: reasons.join("; ") })
+}
+
+/// Rows that are encoded together: packs are made inside a batch.
+pub(super) fn batch_size(args: &DataArgs) -> usize {
+    if args.packs() { args.preprocessing_batch_size } else { STEP }
+}
+
+/// The rows of one batch, packed where that is asked for.
+pub(super) fn batch(
+    args: &DataArgs,
+    kit: Option<(&Tokenizer, &Template)>,
+    items: &[Item],
+    report: &mut Report,
+) -> Result<Vec<Row>, DataError> {
+    let encoded = encode_batch(args, kit, items, report)?;
+    let rows = match args.stage {
+        _ if !args.packs() => encoded,
+        Stage::Sft => packs(args, encoded, report),
+        Stage::Pt => blocks(args, kit, encoded, report),
+    };
+    report.unlabelled +=
+        rows.iter().filter(|row| row.labels.iter().all(|label| *label == IGNORE)).count() as u64;
+    Ok(rows)
 }
 
 /// The share of each worker: contiguous, the first ones one longer where it does not divide.

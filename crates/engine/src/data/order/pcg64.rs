@@ -64,6 +64,20 @@ impl Pcg64 {
         }
     }
 
+    /// A number in `0..count`, by Lemire's multiplication, as numpy's `integers` draws it.
+    pub fn lemire(&mut self, count: u32) -> u32 {
+        if count < 2 {
+            return 0;
+        }
+        loop {
+            let wide = u64::from(self.next_u32()) * u64::from(count);
+            // Few low parts are skewed, and they are drawn again.
+            if wide as u32 >= count || wide as u32 >= count.wrapping_neg() % count {
+                return (wide >> 32) as u32;
+            }
+        }
+    }
+
     fn step(&mut self) {
         self.state = self.state.wrapping_mul(MULTIPLIER).wrapping_add(self.increment);
     }

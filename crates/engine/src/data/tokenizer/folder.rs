@@ -43,6 +43,7 @@ impl Tokenizer {
         let config = read_object(&folder.join("tokenizer_config.json"))?;
         let special_map = read_object(&folder.join("special_tokens_map.json"))?;
         let mut tokenizer = assemble(inner, config, special_map)?;
+        tokenizer.digest = *blake3::hash(&bytes).as_bytes();
         let jinja = folder.join("chat_template.jinja");
         if jinja.is_file() {
             tokenizer.chat_template =
@@ -204,6 +205,7 @@ pub(super) fn assemble(
         chat_template,
         chat_template_file: false,
         other_files: Vec::new(),
+        digest: [0; 32],
     };
     let unlisted: Vec<String> =
         names.into_iter().filter(|name| !tokenizer.is_added(name)).collect();

@@ -1,0 +1,166 @@
+//! How fast a config trains here, and how that compares with what this machine's own matrix
+//! product can do at the model's shapes.
+
+use std::collections::BTreeMap;
+
+use run::config::Config;
+use run::dir::RunDir;
+
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::flops::{self, Cost, Product, Shape};
+use crate::observer::Observer;
+use crate::ops::matmul::{self, Into};
+use crate::plan::EpochOrder;
+use crate::prepare::{Prepared, Surroundings};
+use crate::tensor::from_vec;
+use crate::train::Run;
+
+/// Steps at the beginning that are not counted: buffers are made and caches filled.
+pub const WARMUP: u64 = 2;
+
+/// Repeats of each product when the ceiling is measured; the fastest counts.
+const REPEATS: usize = 5;
+
+/// One optimiser step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Tokens; there is no padding.
+    pub tokens: u64,
+    /// Seconds.
+    pub seconds: f64,
+    /// Floating-point operations that the model needs.
+    pub flops: f64,
+    /// Loss, for comparison between engines.
+    pub loss: f64,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bench {
+    /// Seconds from the call to the first micro-batch.
+    pub start_s: f64,
+    /// The steps after the first [`WARMUP`].
+    pub steps: Vec<Step>,
+    /// Operations of the linear products of these steps a second, if each ran alone.
+    pub ceiling_flops_per_s: f64,
+    /// Threads.
+    pub threads: usize,
+    /// Parameters that are trained, and all.
+    pub params: (u64, u64),
+}
+
+impl Bench {
+    /// Tokens a second over all counted steps.
+    #[must_use]
+    pub fn tokens_per_s(&self) -> f64 {
+        self.steps.iter().map(|s| s.tokens as f64).sum::<f64>() / self.seconds()
+    }
+
+    /// Model operations a second over all counted steps.
+    #[must_use]
+    pub fn flops_per_s(&self) -> f64 {
+        self.steps.iter().map(|s| s.flops).sum::<f64>() / self.seconds()
+    }
+
+    fn seconds(&self) -> f64 {
+        self.steps.iter().map(|s| s.seconds).sum::<f64>().max(1e-9)
+    }
+}
+
+/// Trains `steps` counted steps of `config` and writes nothing.
+///
+/// # Errors
+/// When an input cannot be used, or the run has too few steps.
+pub fn run(
+    config: &Config,
+    around: &Surroundings,
+    steps: u64,
+    io: &mut dyn Observer,
+) -> Result<Bench> {
+    let threads = around.threads(config);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
+    pool.install(|| measure(config, around, steps, threads, io))
+}
+
+fn measure(
+    config: &Config,
+    around: &Surroundings,
+    steps: u64,
+    threads: usize,
+    io: &mut dyn Observer,
+) -> Result<Bench> {
+    let began = io.elapsed_s();
+    let mut run = Run::fresh(config, RunDir::new(""), around, threads, io)?;
+    let start_s = io.elapsed_s() - began;
+    let total = run.plan.total_steps;
+    if total < WARMUP + steps {
+        let why = format!("the run has {total} steps; {WARMUP} + {steps} are needed");
+        return Err(Error::input("max_steps", why));
+    }
+    let mut order = EpochOrder::default();
+    let (mut measured, mut shapes) = (Vec::new(), BTreeMap::new());
+    while run.state.step < WARMUP + steps {
+        let costs = costs(&mut run, &mut order, io)?;
+        let at = io.elapsed_s();
+        let (step, _) = run.next(&mut order, io)?;
+        let seconds = io.elapsed_s() - at;
+        if run.state.step <= WARMUP {
+            continue;
+        }
+        for shape in costs.iter().flat_map(|cost| &cost.products) {
+            *shapes.entry(*shape).or_insert(0u64) += 1;
+        }
+        let flops = costs.iter().map(Cost::flops).sum();
+        measured.push(Step { tokens: step.tokens, seconds, flops, loss: step.loss });
+    }
+    let params = run.prepared.decoder.params.counts();
+    drop(run);
+    let ceiling_flops_per_s = ceiling(shapes, io)?;
+    Ok(Bench { start_s, steps: measured, ceiling_flops_per_s, threads, params })
+}
+
+/// The costs of the next step's micro-batches.
+fn costs(run: &mut Run<'_>, order: &mut EpochOrder, io: &mut dyn Observer) -> Result<Vec<Cost>> {
+    let rows = run.plan.micro_batches(run.state.step, order);
+    run.fetch(&rows, io)?;
+    let Prepared { decoder, train, .. } = &run.prepared;
+    let cost = |rows: &Vec<usize>| Ok(flops::of(decoder, &Batch::new(train.pick(rows)?)));
+    rows.iter().map(cost).collect()
+}
+
+/// Operations a second of these products, each as often as it was counted. Token counts are
+/// rounded to one of a few, which keeps the measurement short.
+fn ceiling(shapes: BTreeMap<Shape, u64>, io: &dyn Observer) -> Result<f64> {
+    let mut rounded: BTreeMap<Shape, f64> = BTreeMap::new();
+    for (shape, count) in shapes {
+        let tokens = shape.tokens.next_multiple_of(128).max(128);
+        *rounded.entry(Shape { tokens, ..shape }).or_insert(0.0) += shape.flops() * count as f64;
+    }
+    let (mut flops, mut seconds) = (0.0, 0.0);
+    for (shape, weight) in rounded {
+        flops += weight;
+        seconds += weight / shape.flops().max(1.0) * fastest(shape, io)?;
+    }
+    Ok(flops / f64::max(seconds, 1e-12))
+}
+
+/// Seconds of the fastest of a few runs of one product.
+fn fastest(shape: Shape, io: &dyn Observer) -> Result<f64> {
+    let Shape { product, tokens, inputs, outputs } = shape;
+    let matrix = |rows: usize, cols: usize| from_vec(vec![0.5f32; rows * cols], (rows, cols));
+    let (x, w, y) = (matrix(tokens, inputs)?, matrix(outputs, inputs)?, matrix(tokens, outputs)?);
+    let mut dw = matrix(outputs, inputs)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..REPEATS {
+        let at = io.elapsed_s();
+        match product {
+            Product::Forward => drop(matmul::forward(&x, &w)?),
+            Product::InputGrad => drop(matmul::input_grad(None, 1.0, &y, &w)?),
+            Product::WeightGrad => matmul::weight_grad(&mut dw, Into::Overwrite, 1.0, &y, &x)?,
+        }
+        best = best.min(io.elapsed_s() - at);
+    }
+    Ok(best)
+}
