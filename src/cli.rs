@@ -14,7 +14,7 @@ use run::dir::RunDir;
 use run::exit::ExitCode as RunExit;
 use run::runfile::RunFile;
 
-use crate::config::{PublicUrl, ServerConfig};
+use crate::config::{PublicUrl, ServerConfig, base_path};
 use crate::lifecycle::{Server, StartError, stop_on_signals};
 use crate::worker::{Order, Role, engine};
 use crate::{telemetry, worker};
@@ -70,6 +70,9 @@ struct ServeArgs {
     /// The address that people use, where a proxy stands in front: https://tune.example.org
     #[arg(long, env = "TALLOW_PUBLIC_URL", value_name = "URL")]
     public_url: Option<PublicUrl>,
+    /// The part of the address that a proxy in front gives to this server: /tuner
+    #[arg(long, env = "TALLOW_BASE_PATH", value_name = "PATH", default_value = "", value_parser = base_path)]
+    base_path: String,
     /// How many runs train at a time.
     #[arg(long, env = "TALLOW_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
@@ -135,6 +138,7 @@ impl ServeArgs {
             data_dir: self.data_dir.clone(),
             allow_paths: self.allow_path.clone(),
             public_url: self.public_url.clone(),
+            base_path: self.base_path.clone(),
             workers: usize::from(self.workers),
             worker_bin: PathBuf::from(worker_bin),
         }
@@ -163,8 +167,8 @@ fn serve(args: &ServeArgs) -> ExitCode {
 fn greet(server: &Server) {
     let config = &server.state.config;
     let address = match &config.public_url {
-        Some(url) => url.origin.clone(),
-        None => format!("http://localhost:{}", config.port),
+        Some(url) => format!("{}{}", url.origin, config.base_path),
+        None => format!("http://localhost:{}{}", config.port, config.base_path),
     };
     say_line!("Tallow is at {address}");
     say_line!("data folder: {}", config.data_dir.display());

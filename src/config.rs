@@ -16,6 +16,8 @@ pub struct ServerConfig {
     pub allow_paths: Vec<PathBuf>,
     /// The address people use when a proxy stands in front.
     pub public_url: Option<PublicUrl>,
+    /// The part of the address that a proxy gives to this server: `/tuner`; empty = all of it.
+    pub base_path: String,
     /// How many runs train at a time.
     pub workers: usize,
     /// The executable that runs `worker RUN_DIR`; the same one as the server's unless a test says otherwise.
@@ -32,6 +34,7 @@ impl ServerConfig {
             data_dir,
             allow_paths: Vec::new(),
             public_url: None,
+            base_path: String::new(),
             workers: 1,
             worker_bin: PathBuf::from("/proc/self/exe"),
         }
@@ -80,10 +83,41 @@ impl std::str::FromStr for PublicUrl {
     }
 }
 
+/// `--base-path` as it is used: `/tuner`, or nothing for `/`.
+///
+/// # Errors
+/// One line for the user where it is no path.
+pub fn base_path(text: &str) -> Result<String, String> {
+    let path = text.trim().trim_end_matches('/');
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~/".contains(c);
+    let whole = path.is_empty() || path.starts_with('/');
+    if !whole || path.contains("//") || path.contains("..") || !path.chars().all(plain) {
+        return Err(format!("`{text}` is not a path like /tuner"));
+    }
+    Ok(path.to_owned())
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn base_paths() {
+        for (text, expected) in [
+            ("/", Ok("")),
+            ("", Ok("")),
+            ("/tuner/", Ok("/tuner")),
+            ("/a/b-c", Ok("/a/b-c")),
+            ("tuner", Err(())),
+            ("//evil", Err(())),
+            ("/a/../b", Err(())),
+            ("/\"><script>", Err(())),
+        ] {
+            let got = base_path(text).map_err(|_| ());
+            assert_eq!(got.as_deref().map_err(|_| ()), expected, "{text}");
+        }
+    }
 
     #[test]
     fn public_urls() {

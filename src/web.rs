@@ -3,6 +3,7 @@
 pub mod api;
 pub mod assets;
 pub mod auth;
+pub mod base;
 pub mod compare;
 pub mod error;
 pub mod extract;
@@ -14,3 +15,4 @@ pub mod router;
 pub mod sse;
 pub mod state;
 pub mod system;
+pub mod team;

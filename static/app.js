@@ -4,6 +4,9 @@
 const root = document.documentElement;
 root.classList.add('js');
 
+/** What stands before every address of ours: behind a proxy the server may have a part of it only. */
+export const base = root.dataset.base ?? '';
+
 /** The page's words, from the locale file: word('copied'), word('say.progress', 50, 1.2). */
 const words = JSON.parse(document.getElementById('words').dataset.words);
 export function word(key, ...values) {
@@ -158,8 +161,8 @@ document.addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, select, textarea, [contenteditable]')) return;
   const search = document.querySelector('input[type=search]:not([hidden])');
   if (event.key === '/' && search) { event.preventDefault(); search.focus(); }
-  else if (event.key === 'n') location.href = '/runs/new';
-  else if (before === 'g' && PLACES[event.key]) location.href = PLACES[event.key];
+  else if (event.key === 'n') location.href = `${base}/runs/new`;
+  else if (before === 'g' && PLACES[event.key]) location.href = base + PLACES[event.key];
   before = event.key;
 });
 

@@ -1,5 +1,6 @@
 // Curves of several runs over each other: one cursor for all charts, finer buckets where one looks closely.
 
+import { base } from './app.js';
 import { Plot, Series, smooth } from './chart.js';
 
 const by = (id) => document.getElementById(id);
@@ -37,7 +38,7 @@ log10.addEventListener('change', () => { localStorage.setItem('log', log10.check
 
 async function load(more = '') {
   const answers = await Promise.all(ids.map(async (id) => {
-    const answer = await fetch(`/api/v1/runs/${id}/metrics?keys=${keys}&points=1000${more}`);
+    const answer = await fetch(`${base}/api/v1/runs/${id}/metrics?keys=${keys}&points=1000${more}`);
     return answer.ok ? answer.json() : {};
   }));
   return Object.fromEntries(keys.map((key) => [key, answers.map((one) => (one[key] ? new Series().load(one[key]) : new Series()))]));

@@ -1,6 +1,6 @@
 // The live page: curves, readings, log and samples follow one event stream (stream.js).
 
-import { count, duration, number, paintTimes, say, size, word } from './app.js';
+import { base, count, duration, number, paintTimes, say, size, word } from './app.js';
 import { Plot, Series, smooth } from './chart.js';
 import { follow } from './stream.js';
 
@@ -54,7 +54,7 @@ for (const [key, name] of [['lr', 'plot.lr'], ['grad_norm', 'plot.grad'], ['toke
 }
 
 async function fetchCurves(more) {
-  const answer = await fetch(`/api/v1/runs/${page.run}/metrics?keys=${KEYS}&points=1500${more}`);
+  const answer = await fetch(`${base}/api/v1/runs/${page.run}/metrics?keys=${KEYS}&points=1500${more}`);
   if (!answer.ok) return null;
   const all = await answer.json();
   return Object.fromEntries(KEYS.map((key) => [key, new Series().load(all[key])]));
@@ -183,7 +183,7 @@ function takeState(state) {
 
 /** Pill, buttons, error card and the list at the side come from the server again. */
 async function refresh() {
-  await window.htmx.ajax('GET', `/runs/${page.run}?part=head`, { target: '#main', swap: 'none' });
+  await window.htmx.ajax('GET', `${base}/runs/${page.run}?part=head`, { target: '#main', swap: 'none' });
   paintTimes();
 }
 
@@ -302,4 +302,4 @@ bottom();
 await Promise.all([document.fonts.ready, loadCurves()]);
 const [from, to] = ['from', 'to'].map((name) => Number(new URLSearchParams(location.search).get(name) ?? NaN));
 if (to > from) zoom(from, to);
-if (['queued', 'running', 'stopping'].includes(status)) follow(`/runs/${page.run}/events`, Number(page.after), take, link);
+if (['queued', 'running', 'stopping'].includes(status)) follow(`${base}/runs/${page.run}/events`, Number(page.after), take, link);

@@ -1,12 +1,12 @@
 // The order of the queue: by drag, or with Alt and the arrow keys anywhere in a row. The buttons work without this.
 
-import { say, word } from './app.js';
+import { base, say, word } from './app.js';
 
 const queue = document.getElementById('queue');
 
 async function move(id, where) {
   const body = new URLSearchParams(where);
-  const answer = await fetch(`/queue/${id}/move`, { method: 'POST', body, headers: { 'HX-Request': 'true' } });
+  const answer = await fetch(`${base}/queue/${id}/move`, { method: 'POST', body, headers: { 'HX-Request': 'true' } });
   if (!answer.ok) return;
   const focused = document.activeElement?.id;
   await window.htmx.swap({ text: await answer.text(), sourceElement: queue, target: queue, swap: 'innerMorph' });

@@ -103,6 +103,8 @@ async fn every_page_is_fit_for_everybody() {
     let empty = Server::start().await;
     let browser = Browser::open().await;
     let config = format!("{FINISHED}?tab=config");
+    let compare =
+        format!("/compare?runs={},{}", &FINISHED["/runs/".len()..], &FAILED["/runs/".len()..]);
     let pages = [
         (&empty, "/", "welcome"),
         (&empty, "/runs", "runs-empty"),
@@ -112,6 +114,13 @@ async fn every_page_is_fit_for_everybody() {
         (&server, FINISHED, "run-finished"),
         (&server, FAILED, "run-failed"),
         (&server, &config, "run-config"),
+        (&server, "/queue", "queue"),
+        (&empty, "/queue", "queue-empty"),
+        (&server, &compare, "compare"),
+        (&server, "/compare", "compare-choose"),
+        (&server, "/system", "system"),
+        (&server, "/settings", "settings"),
+        (&server, "/settings/audit", "audit"),
         (&server, "/no/such/page", "not-found"),
     ];
     for theme in Theme::BOTH {
@@ -148,6 +157,9 @@ async fn settle(browser: &Browser, path: &str) {
     browser.until("document.readyState === 'complete'", SOON).await;
     browser.script("return document.fonts.ready.then(() => true)").await;
     if path.starts_with("/runs/0") && !path.contains('?') {
+        browser.until("document.querySelector('#plot-loss .u-over')", SOON).await;
+    }
+    if path.contains("/compare?") {
         browser.until("document.querySelector('#plot-loss .u-over')", SOON).await;
     }
     if path == "/runs/new" {

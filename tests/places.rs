@@ -258,3 +258,37 @@ fn runs_are_named_tagged_and_found() {
     }
     assert_eq!(server.post("/api/v1/runs/x/edit", &json!({"name": "a"})).status, 404);
 }
+
+#[test]
+fn a_part_of_an_address() {
+    let data = Data::new();
+    let server = data.serve(&["--base-path", "/tuner/"]);
+    let id = server.create("bad"); // a proxy may take the base off: then it is as if there were none
+    server.until_status(&id, "failed");
+    for path in
+        ["/", "/runs", "/runs/new", "/queue", "/system", "/settings", &format!("/runs/{id}")]
+    {
+        let reply = page(&server, &format!("/tuner{path}"), &[]);
+        assert!([200, 303].contains(&reply.status), "{path}: {}", reply.status);
+        for attribute in ["href", "src", "action", "hx-get", "hx-post", "data-live"] {
+            for rest in reply.body.split(&format!(" {attribute}=\"/")).skip(1) {
+                let address: String = rest.chars().take(30).collect();
+                assert!(address.starts_with("tuner/"), "{path}: {attribute} /{address}");
+            }
+        }
+    }
+    assert_eq!(page(&server, "/tuner", &[]).header("location"), Some("/tuner/runs"));
+    let host = format!("localhost:{}", server.port);
+    let from = format!("http://{host}/tuner/queue");
+    let headers = [
+        ("Host", host.as_str()),
+        ("Sec-Fetch-Site", "same-origin"),
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Referer", &from),
+    ];
+    let reply = server.raw("POST", "/tuner/settings/language", &headers, "lang=zh");
+    assert_eq!(reply.header("location"), Some("/tuner/queue"));
+    assert!(reply.header("set-cookie").unwrap().contains("Path=/tuner/"));
+    assert_eq!(page(&server, "/tunerx", &[]).status, 404);
+    assert_eq!(page(&server, "/healthz", &[]).status, 200);
+}

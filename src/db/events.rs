@@ -34,7 +34,7 @@ pub async fn after(db: &Db, run: i64, after: i64, limit: u32) -> Result<Vec<Even
 /// # Errors
 /// Where the database fails.
 pub async fn of_kind(db: &Db, run: i64, kind: &str, limit: u32) -> Result<Vec<EventRow>> {
-    let sql = "select seq, kind, at_ms, body from (select * from event where run = ? and kind = ? and kind != 'metric' \
+    let sql = "select seq, kind, at_ms, body from (select * from event indexed by event_kind where run = ? and kind = ? and kind != 'metric' \
                order by seq desc limit ?) order by seq";
     Ok(sqlx::query_as(sql).bind(run).bind(kind).bind(limit).fetch_all(db.read()).await?)
 }

@@ -7,6 +7,7 @@ pub mod queue;
 pub mod rows;
 pub mod runs;
 pub mod system;
+pub mod team;
 
 use axum::Json;
 use axum::extract::State;

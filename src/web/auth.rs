@@ -1,7 +1,9 @@
-//! The token: asked for everywhere but on /healthz once the server is bound to anything but loopback.
+//! Who asks: nobody is asked on loopback; once the server is bound to anything else, everywhere but on /healthz.
 //!
-//! It is made at the first start, kept in DATA/token with mode 0600 and printed once. A script sends it as
-//! `Authorization: Bearer TOKEN`; a person gives it to the form, which answers with a cookie derived from it.
+//! The server's token is made at the first start, kept in DATA/token with mode 0600 and printed once; who has it is an
+//! admin, and makes people in the settings. A script sends a token as `Authorization: Bearer TOKEN`, the server's or one
+//! of its own; a person gives name and password (or the token alone) to the form, which answers with a cookie: a random
+//! one for people, one derived from it for the token. Then each route asks for its role, and what was changed is noted.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -18,7 +20,11 @@ use subtle::ConstantTimeEq;
 
 use super::error::Error;
 use super::pages;
+use super::pages::shell::cookie;
+use super::router::Route;
 use super::state::AppState;
+use super::team::{self, Limit, Who, fingerprint};
+use crate::db::team as db;
 
 const COOKIE: &str = "tallow_session";
 
@@ -28,6 +34,8 @@ pub struct Auth {
     secrets: Option<Secrets>,
     /// The cookie is sent over https only.
     secure: bool,
+    /// Guesses of passwords.
+    pub(super) limit: Limit,
 }
 
 /// Neither of them is ever shown: no `Debug`.
@@ -48,7 +56,7 @@ impl Auth {
     /// Nobody is asked.
     #[must_use]
     pub fn open() -> Self {
-        Self { secrets: None, secure: false }
+        Self { secrets: None, secure: false, limit: Limit::default() }
     }
 
     /// This token is asked for; `secure` where people come over https.
@@ -56,27 +64,42 @@ impl Auth {
     pub fn token(token: String, secure: bool) -> Self {
         let key = blake3::derive_key("tallow 2026 session cookie v1", token.as_bytes());
         let session = blake3::Hash::from(key).to_hex().to_string();
-        Self { secrets: Some(Secrets { token, session }), secure }
+        Self { secrets: Some(Secrets { token, session }), secure, limit: Limit::default() }
     }
 
     fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(secrets) = &self.secrets else {
             return true;
         };
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer = bearer.and_then(|value| value.split_once(' '));
-        if let Some((scheme, token)) = bearer
-            && scheme.eq_ignore_ascii_case("bearer")
-        {
-            return same(token.trim(), &secrets.token);
+        match bearer(headers) {
+            Some(token) => same(token, &secrets.token),
+            None => cookie(headers, COOKIE).is_some_and(|value| same(value, &secrets.session)),
         }
-        let cookies =
-            headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        cookies
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .any(|(name, value)| name == COOKIE && same(value, &secrets.session))
     }
+}
+
+/// The token of `Authorization: Bearer TOKEN`.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok())?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Who asks; `None` where nobody known does.
+async fn identify(state: &AppState, headers: &HeaderMap) -> crate::db::Result<Option<Who>> {
+    if state.auth.secrets.is_none() {
+        return Ok(Some(Who::local()));
+    }
+    if state.auth.admits(headers) {
+        return Ok(Some(Who::token()));
+    }
+    let now = state.clock.now_ms();
+    let user = match (bearer(headers), cookie(headers, COOKIE)) {
+        (Some(token), _) => db::of_token(&state.db, &fingerprint(token), now).await?,
+        (None, Some(session)) => db::of_session(&state.db, &fingerprint(session), now).await?,
+        (None, None) => None,
+    };
+    Ok(user.map(Who::from))
 }
 
 /// Reads DATA/token, or makes it (256 random bits, mode 0600).
@@ -108,15 +131,22 @@ pub fn token_file(path: &Path) -> io::Result<TokenFile> {
     }
 }
 
-/// Refuses whoever has no token.
-pub async fn token(State(state): State<AppState>, request: Request, next: Next) -> Response {
+/// Refuses whoever is not known; what comes behind finds out who asks.
+pub async fn token(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if path == "/healthz" || path == "/login" || state.auth.admits(request.headers()) {
+    if path == "/healthz" || path == "/login" {
         return next.run(request).await;
     }
+    match identify(&state, request.headers()).await {
+        Ok(None) => {}
+        Ok(Some(who)) => {
+            request.extensions_mut().insert(who);
+            return next.run(request).await;
+        }
+        Err(error) => return Error::from(error).into_response(),
+    }
     if path.starts_with("/api/") || request.method() != axum::http::Method::GET {
-        let detail =
-            "This server wants its token: send `Authorization: Bearer TOKEN` (DATA/token has it).";
+        let detail = "This server wants a token: send `Authorization: Bearer TOKEN` (one of your own, or DATA/token's).";
         let mut response = Error::new(StatusCode::UNAUTHORIZED, detail).into_response();
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return response;
@@ -124,13 +154,52 @@ pub async fn token(State(state): State<AppState>, request: Request, next: Next) 
     pages::login::page(request.headers(), false)
 }
 
+/// Lets a request to that route through where whoever asks may, and notes the change that it made.
+pub async fn allowed(
+    route: &'static Route,
+    state: AppState,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(who) = request.extensions().get::<Who>().cloned() else {
+        return next.run(request).await; // /healthz and /login, where nobody is asked
+    };
+    if who.role < route.least {
+        let detail = format!("This is for {}s; {} is a {}.", route.least, who.name, who.role);
+        return Error::new(StatusCode::FORBIDDEN, detail).into_response();
+    }
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    let done = response.status().is_success() || response.status().is_redirection();
+    if let Some(act) = route.act().filter(|_| done) {
+        let run = run_of(&path, &response);
+        let now = state.clock.now_ms();
+        if let Err(error) = db::note(&state.db, now, &who.name, act, &path, run.as_deref()).await {
+            tracing::error!(%error, who = who.name, act, "what was done could not be noted");
+        }
+    }
+    response
+}
+
+/// The run that a request was about: named in its path, or made by it.
+fn run_of(path: &str, response: &Response) -> Option<String> {
+    let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let made = text("location").or_else(|| text("hx-redirect")).unwrap_or_default();
+    let ids = [path, made].into_iter().flat_map(|path| path.split('/'));
+    ids.map(|part| part.split('?').next().unwrap_or_default())
+        .find(|part| part.parse::<ulid::Ulid>().is_ok())
+        .map(str::to_owned)
+}
+
 /// The form's fields.
 #[derive(Deserialize)]
 pub struct LoginForm {
+    #[serde(default)]
+    name: String,
     token: String,
 }
 
-/// Takes the token and gives a cookie; wrong ones get the form again.
+/// Takes name and password, or the token alone, and gives a cookie; wrong ones get the form again.
 pub async fn login(
     State(state): State<AppState>,
     headers: HeaderMap,
@@ -139,16 +208,49 @@ pub async fn login(
     let Some(secrets) = &state.auth.secrets else {
         return Redirect::to("/").into_response();
     };
-    if !same(given.token.trim(), &secrets.token) {
+    let session = if given.name.trim().is_empty() {
+        same(given.token.trim(), &secrets.token).then(|| secrets.session.clone())
+    } else {
+        match open_session(&state, &given).await {
+            Ok(session) => session,
+            Err(error) => return error.into_response(),
+        }
+    };
+    let Some(session) = session else {
         return pages::login::page(&headers, true);
-    }
+    };
     let secure = if state.auth.secure { "; Secure" } else { "" };
-    let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/{secure}", secrets.session);
+    let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/{secure}", session);
     let mut response = Redirect::to("/").into_response();
     if let Ok(value) = HeaderValue::try_from(cookie) {
         response.headers_mut().insert(header::SET_COOKIE, value);
     }
     response
+}
+
+async fn open_session(state: &AppState, given: &LoginForm) -> Result<Option<String>, Error> {
+    let Some(user) = team::login(state, &given.name, &given.token).await? else {
+        return Ok(None);
+    };
+    let (session, stored) = team::secret("").map_err(Error::internal)?;
+    db::open_session(&state.db, user.id, &stored, state.clock.now_ms()).await?;
+    Ok(Some(session))
+}
+
+/// POST /logout: ends the session here and at the server.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn logout(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, Error> {
+    if let Some(session) = cookie(&headers, COOKIE) {
+        db::close_session(&state.db, &fingerprint(session)).await?;
+    }
+    let mut response = Redirect::to("/").into_response();
+    let gone = format!("{COOKIE}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0");
+    if let Ok(value) = HeaderValue::try_from(gone) {
+        response.headers_mut().insert(header::SET_COOKIE, value);
+    }
+    Ok(response)
 }
 
 fn same(given: &str, secret: &str) -> bool {

@@ -20,6 +20,7 @@ pub mod runs;
 pub mod settings;
 pub mod shell;
 pub mod system;
+pub mod team;
 pub mod text;
 pub mod view;
 

@@ -1,16 +1,17 @@
 //! One table of routes. The router is built from it, and so are the tests of the guard: a route cannot be outside.
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, OriginalUri};
+use axum::extract::{DefaultBodyLimit, OriginalUri, Request};
 use axum::http::{Method, StatusCode};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 
 use super::error::{self, Error};
 use super::state::AppState;
-use super::{api, assets, auth, guard, openapi, pages, sse};
+use super::{api, assets, auth, base, guard, openapi, pages, sse};
+use crate::db::team::Role;
 
 /// What kind of thing answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Route {
     pub path: &'static str,
     /// What answers.
     pub kind: Kind,
+    /// What whoever asks must at least be.
+    pub least: Role,
     /// The handler, as a router of one method.
     pub handler: fn() -> MethodRouter<AppState>,
 }
@@ -57,7 +60,42 @@ const fn route(
     kind: Kind,
     handler: fn() -> MethodRouter<AppState>,
 ) -> Route {
-    Route { verb, path, kind, handler }
+    let least = match verb {
+        Verb::Get => Role::Viewer,
+        Verb::Post => Role::Editor,
+    };
+    Route { verb, path, kind, least, handler }
+}
+
+impl Route {
+    const fn by(self, least: Role) -> Self {
+        Self { least, ..self }
+    }
+
+    /// What the audit calls a change by this route; `None` where nothing is changed for others.
+    #[must_use]
+    pub fn act(&self) -> Option<&'static str> {
+        if self.verb == Verb::Get {
+            return None;
+        }
+        let path = self.path.strip_prefix("/api/v1").unwrap_or(self.path);
+        Some(match path {
+            "/runs" | "/demo" => "start",
+            "/runs/{id}/stop" => "stop",
+            "/runs/{id}/resume" => "resume",
+            "/runs/{id}/wish" => "ask",
+            "/runs/{id}/edit" => "edit",
+            "/queue" => "queue",
+            "/queue/{id}/move" => "move",
+            "/runs/new/check" | "/settings/language" | "/settings/theme" | "/login" | "/logout" => {
+                return None;
+            }
+            path if path.starts_with("/settings") || path.starts_with("/users") => "team",
+            path if path.starts_with("/tokens") => "team",
+            path if path.starts_with("/datasets") || path.starts_with("/uploads") => "data",
+            _ => "other",
+        })
+    }
 }
 
 use Kind::{Api, Health, Login, Page, Sse, Static};
@@ -83,8 +121,27 @@ pub const ROUTES: &[Route] = &[
     route(Get, "/compare", Page, || get(pages::compare::show)),
     route(Get, "/system", Page, || get(pages::system::show)),
     route(Get, "/settings", Page, || get(pages::settings::show)),
-    route(Post, "/settings/theme", Page, || post(pages::settings::theme)),
-    route(Post, "/settings/language", Page, || post(pages::settings::language)),
+    route(Post, "/settings/theme", Page, || post(pages::settings::theme)).by(Role::Viewer),
+    route(Post, "/settings/language", Page, || post(pages::settings::language)).by(Role::Viewer),
+    route(Post, "/settings/password", Page, || post(pages::team::password)).by(Role::Viewer),
+    route(Post, "/settings/tokens", Page, || post(pages::team::add_token)).by(Role::Viewer),
+    route(Post, "/settings/tokens/{id}/delete", Page, || post(pages::team::remove_token))
+        .by(Role::Viewer),
+    route(Post, "/settings/users", Page, || post(pages::team::add)).by(Role::Admin),
+    route(Post, "/settings/users/{id}", Page, || post(pages::team::change)).by(Role::Admin),
+    route(Post, "/settings/users/{id}/delete", Page, || post(pages::team::remove)).by(Role::Admin),
+    route(Get, "/settings/audit", Page, || get(pages::team::audit)).by(Role::Admin),
+    route(Post, "/logout", Page, || post(auth::logout)).by(Role::Viewer),
+    route(Get, "/api/v1/me", Api, || get(api::team::me)),
+    route(Get, "/api/v1/users", Api, || get(api::team::users)).by(Role::Admin),
+    route(Post, "/api/v1/users", Api, || post(api::team::add)).by(Role::Admin),
+    route(Post, "/api/v1/users/{id}", Api, || post(api::team::change)).by(Role::Admin),
+    route(Post, "/api/v1/users/{id}/delete", Api, || post(api::team::remove)).by(Role::Admin),
+    route(Get, "/api/v1/tokens", Api, || get(api::team::tokens)),
+    route(Post, "/api/v1/tokens", Api, || post(api::team::add_token)).by(Role::Viewer),
+    route(Post, "/api/v1/tokens/{id}/delete", Api, || post(api::team::remove_token))
+        .by(Role::Viewer),
+    route(Get, "/api/v1/audit", Api, || get(api::team::audit)).by(Role::Admin),
     route(Get, "/datasets", Page, || get(pages::datasets::list)),
     route(Post, "/datasets", Page, || {
         post(pages::datasets::add).layer(DefaultBodyLimit::disable())
@@ -138,10 +195,16 @@ pub fn router(state: AppState) -> Router {
     for route in ROUTES {
         // after the method is known: a wrong one is 405 for everybody
         let own_origin = from_fn_with_state(state.clone(), guard::own_origin);
-        router = router.route(route.path, (route.handler)().route_layer(own_origin));
+        let known = state.clone();
+        let allowed = from_fn(move |request: Request, next: Next| {
+            auth::allowed(route, known.clone(), request, next)
+        });
+        let handler = (route.handler)().route_layer(allowed).route_layer(own_origin);
+        router = router.route(route.path, handler);
     }
+    let base_path = state.config.base_path.clone();
     // the layer added last sees a request first
-    router
+    let router = router
         .fallback(no_page)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -149,9 +212,11 @@ pub fn router(state: AppState) -> Router {
         .layer(from_fn_with_state(state.clone(), guard::known_host))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(error::for_people))
+        .layer(from_fn_with_state(state.clone(), base::put))
         .layer(CompressionLayer::new()) // leaves event streams alone
         .layer(from_fn(guard::headers))
-        .with_state(state)
+        .with_state(state);
+    base::under(&base_path, router)
 }
 
 async fn no_page(OriginalUri(uri): OriginalUri) -> Error {

@@ -1,6 +1,7 @@
 //! The engine behind the worker's [`Desk`]: with `cli` the only place that calls it.
 
 use std::env;
+use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -266,7 +267,21 @@ fn surroundings(config: &Config) -> Surroundings {
         hub: hub_caches(),
         started_unix_s: started(config),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
+        memory: free_memory(),
     }
+}
+
+/// Bytes that this process may still take: what the machine has, or less where its control group
+/// has a limit.
+fn free_memory() -> Option<u64> {
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let table = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let machine = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024;
+    let group = number("/sys/fs/cgroup/memory.max")
+        .zip(number("/sys/fs/cgroup/memory.current"))
+        .map(|(limit, used)| limit.saturating_sub(used));
+    Some(group.map_or(machine, |group| group.min(machine)))
 }
 
 /// Where encoded rows are kept: what the server says, else the user's cache folder.

@@ -1,18 +1,20 @@
 //! `/settings`: what a person or the server is set to. The language is a cookie of the browser.
 
 use askama::Template;
-use axum::Form;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use axum::{Extension, Form};
 use serde::Deserialize;
 
 use super::shell::Shell;
 use super::text::{COOKIE, Lang};
 use super::{Htmx, go, html};
+use crate::db;
 use crate::jobs::queue::MOST_SLOTS;
 use crate::web::error::{Error, Result};
 use crate::web::state::AppState;
+use crate::web::team::Who;
 
 #[derive(Template)]
 #[template(path = "pages/settings.html", blocks = ["main"])]
@@ -21,6 +23,15 @@ struct Page {
     slots: usize,
     most: usize,
     paused: bool,
+    who: Who,
+    /// Whether people log in here.
+    login: bool,
+    tokens: Vec<db::team::ApiToken>,
+    /// A token that was made just now.
+    fresh: Option<String>,
+    /// Everybody, for those who decide over them.
+    people: Option<Vec<db::team::User>>,
+    roles: [db::team::Role; 3],
 }
 
 /// GET /settings
@@ -29,12 +40,46 @@ struct Page {
 /// Where the database fails.
 pub async fn show(
     State(state): State<AppState>,
+    Extension(who): Extension<Who>,
     htmx: Htmx,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let shell = Shell::load(&state, &headers, "settings").await?;
+    page(&state, &who, htmx, &headers, None).await
+}
+
+/// The page, with a token that was made just now.
+///
+/// # Errors
+/// Where the database fails.
+pub(super) async fn page(
+    state: &AppState,
+    who: &Who,
+    htmx: Htmx,
+    headers: &HeaderMap,
+    fresh: Option<String>,
+) -> Result<Response> {
+    let shell = Shell::load(state, headers, "settings").await?;
     let queue = state.jobs.queue().await?;
-    let page = Page { shell, slots: queue.slots, most: MOST_SLOTS, paused: queue.paused };
+    let people = match who.role {
+        db::team::Role::Admin => Some(db::team::users(&state.db).await?),
+        _ => None,
+    };
+    let tokens = match who.user {
+        Some(user) => db::team::tokens(&state.db, user).await?,
+        None => Vec::new(),
+    };
+    let page = Page {
+        slots: queue.slots,
+        most: MOST_SLOTS,
+        paused: queue.paused,
+        who: who.clone(),
+        login: state.config.wants_token(),
+        roles: db::team::Role::ALL,
+        shell,
+        tokens,
+        fresh,
+        people,
+    };
     if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
 }
 

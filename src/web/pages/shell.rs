@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, header};
 use super::text::Lang;
 use super::view::RunView;
 use crate::db::list::{self, Filter};
+use crate::db::team::Role;
 use crate::web::assets;
 use crate::web::error::Result;
 use crate::web::state::AppState;
@@ -90,6 +91,12 @@ impl Shell {
     #[must_use]
     pub fn f(&self, key: &str, value: impl Display) -> String {
         self.lang.fill(key, &[&value])
+    }
+
+    /// A role in words.
+    #[must_use]
+    pub fn role(&self, role: Role) -> String {
+        self.t(&format!("role.{role}")).to_owned()
     }
 
     /// The URL of a file below static/.
