@@ -19,7 +19,7 @@ use crate::tensor::{from_vec, update, view};
 /// A linear layer's parameters.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// [out, in].
+    /// [out, in]; where it is packed, it is frozen.
     pub weight: ParamId,
     /// [out].
     pub bias: Option<ParamId>,
@@ -74,7 +74,7 @@ impl Linear {
         if let Some((lora, dora)) = self.dora() {
             return dora::forward(self, lora, dora, params, x_td, mode);
         }
-        let mut y = matmul::forward(x_td, params.value(self.weight))?;
+        let mut y = params.matrix(self.weight).forward(x_td)?;
         if let Some(bias) = self.bias {
             y = add_row(y, params.value(bias))?;
         }
@@ -119,8 +119,7 @@ impl Linear {
         want_dx: bool,
         mode: Mode,
     ) -> Result<Option<Tensor>> {
-        let weight = params.value(self.weight);
-        if let Some((dw, into)) = grads.slot(self.weight, weight)? {
+        if let Some((dw, into)) = grads.slot(self.weight, params.value(self.weight))? {
             matmul::weight_grad(dw, into, 1.0, dy_to, x_td)?;
         }
         if let Some(bias) = self.bias
@@ -134,7 +133,7 @@ impl Linear {
         }
         let mut dx = dx_td;
         if want_dx {
-            dx = Some(matmul::input_grad(dx, 1.0, dy_to, weight)?);
+            dx = Some(params.matrix(self.weight).input_grad(dx, 1.0, dy_to)?);
         }
         if let (Some(lora), Some(u)) = (&self.lora, &saved.u_tr) {
             dx = lora.backward(params, grads, x_td, u, dy_to, dx, want_dx, mode)?;
