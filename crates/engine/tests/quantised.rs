@@ -16,7 +16,7 @@ use engine::model::config::ModelConfig;
 use engine::model::decoder::{Decoder, Keep};
 use engine::model::gguf::Gguf;
 use engine::model::linear::Mode;
-use engine::model::lora::{self, LoraConfig, Targets};
+use engine::model::lora::{self, Init, LoraConfig, Targets};
 use engine::model::quantise::{Plan, Quantised, Target};
 use engine::model::save::{SaveOptions, save_model};
 use engine::model::store::{Grads, Role};
@@ -163,6 +163,7 @@ fn trained(mut decoder: Decoder, dora: bool) -> (f64, Vec<Vec<f32>>, Vec<u32>) {
         dora,
         targets: Targets::All,
         whole: Vec::new(),
+        init: Init::default(),
     };
     lora::attach(&mut decoder, &lora, 7).unwrap();
     decoder.params.set_trainable(|p| p.role == Role::Adapter);
