@@ -244,7 +244,7 @@ mod tests {
         }
         let bars = lengths(&[(0, 1), (7, 2), (99, 1)]).bars();
         assert_eq!(bars.iter().map(|bar| bar.count).sum::<u64>(), 4);
-        assert_eq!(bars.last().map(|bar| (bar.from, bar.to)), Some((98, 99)));
+        assert_eq!(bars.last().map(|bar| (bar.from, bar.to)), Some((95, 99)));
         assert!(bars.len() <= BARS + 1);
     }
 }

@@ -404,7 +404,7 @@ mod tests {
         };
         let config = |kind: &str| {
             format!(
-                r#"{{"model_type": "{kind}", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10, "torch_dtype": "bfloat16"}}"#
+                r#"{{"model_type": "{kind}", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 10, "torch_dtype": "bfloat16"}}"#
             )
         };
         put("good/config.json", &config("llama"));

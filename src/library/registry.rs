@@ -52,9 +52,12 @@ pub fn search(text: &str) -> Vec<&'static Named> {
 #[must_use]
 pub fn of(model: &str) -> Option<&'static Named> {
     let model = model.trim_end_matches('/').to_lowercase();
+    if model.is_empty() {
+        return None; // some entries have no id on one of the hubs
+    }
     let last = |id: &str| id.rsplit('/').next().unwrap_or_default().to_lowercase();
     let id = |named: &&Named| named.hf.to_lowercase() == model || named.ms.to_lowercase() == model;
-    let folder = |named: &&Named| !model.is_empty() && last(&named.hf) == last(&model);
+    let folder = |named: &&Named| last(&named.hf) == last(&model);
     REGISTRY.iter().find(id).or_else(|| REGISTRY.iter().find(folder))
 }
 

@@ -129,7 +129,7 @@ async fn long_curves_come_in_buckets() {
             metrics::series(&db, row.num, &query).await.unwrap().swap_remove("loss").unwrap();
         let (step, max) = (&series.step, series.max.as_ref().unwrap());
         assert!(
-            step.len() <= points as usize + 1 && step.len() * 3 > points as usize,
+            step.len() <= points as usize + 2 && step.len() * 3 > points as usize,
             "{}",
             step.len()
         );
