@@ -55,12 +55,6 @@ if (form) start();
 
 // cutoff -----------------------------------------------------------------------------------------------------------
 
-function pair() {
-  const slide = document.getElementById('f-cut-slide');
-  if (!slide) return;
-  slide.hidden = false;
-  document.getElementById('cut-go').hidden = true;
-}
 document.addEventListener('input', (event) => {
   const slide = document.getElementById('f-cut-slide');
   const number = document.getElementById('f-cut');
@@ -68,12 +62,9 @@ document.addEventListener('input', (event) => {
   else if (event.target === number && number.value > 0) slide.value = number.value;
 }, true);
 document.addEventListener('htmx:after:swap', () => {
-  pair();
   // the address follows, so that a reload and a link show the same
   const cutter = document.getElementById('cutter');
   if (!cutter) return;
   const query = new URLSearchParams(new FormData(cutter));
-  query.delete('part');
   history.replaceState(null, '', `?${query}`);
 });
-pair();

@@ -43,8 +43,6 @@ pub struct Wanted {
     train_on_prompt: String,
     /// `on`: only the last answer is learnt.
     mask_history: String,
-    /// `cut`: only what the cutoff changes.
-    part: String,
 }
 
 /// What a tab shows.
@@ -68,7 +66,7 @@ struct Tab {
 }
 
 #[derive(Template)]
-#[template(path = "pages/dataset.html", blocks = ["main", "cut"])]
+#[template(path = "pages/dataset.html", blocks = ["main"])]
 struct Page {
     shell: Shell,
     name: String,
@@ -116,11 +114,7 @@ pub async fn show(
 }
 
 fn answer(htmx: Htmx, status: StatusCode, page: &Page) -> Result<Response> {
-    match (htmx.0, page.wanted.part.as_str(), &page.body) {
-        (true, "cut", Body::Lengths(_)) => html(status, &page.as_cut()),
-        (true, ..) => html(status, &page.as_main()),
-        (false, ..) => html(status, page),
-    }
+    if htmx.0 { html(status, &page.as_main()) } else { html(status, page) }
 }
 
 /// POST /datasets/{name}: saves the columns, shows what they would do, or takes the entry out of the list.
