@@ -1,7 +1,9 @@
-//! `training_loss.png` and `training_eval_loss.png`, as LLaMA-Factory draws them: the curve itself, faint, and smoothed.
+//! `training_loss.png`, `training_eval_loss.png` and the like, as LLaMA-Factory draws them: the curve itself, faint, and
+//! smoothed. One picture for the loss, and for the loss and accuracy of each evaluation set.
 
 pub mod overlay;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,7 @@ use std::sync::Once;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 use run::dir::RunDir;
-use serde_json::Value;
+use run::event::{Body, Event};
 
 const SIZE: (u32, u32) = (640, 480);
 const ORIGINAL: RGBColor = RGBColor(31, 119, 180);
@@ -40,28 +42,54 @@ pub enum PlotError {
     },
 }
 
-/// Draws the curves of a run's trainer_log.jsonl; one without points gives no picture.
+/// Draws the curves that a run's events.jsonl tells of; one without points gives no picture.
 ///
 /// # Errors
-/// Where the log cannot be read or a picture not written.
+/// Where the events cannot be read or a picture not written.
 pub fn loss_curves(dir: &RunDir) -> Result<Vec<PathBuf>, PlotError> {
-    let path = dir.trainer_log();
+    let path = dir.events();
     let text = fs::read_to_string(&path).map_err(|source| PlotError::Io { path, source })?;
-    let lines: Vec<Value> =
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let mut drawn = Vec::new();
-    for (key, file) in
-        [("loss", dir.training_loss_png()), ("eval_loss", dir.training_eval_loss_png())]
-    {
-        let points: Vec<(f64, f64)> = lines.iter().filter_map(|line| point(line, key)).collect();
-        if points.is_empty() {
-            continue;
-        }
+    for (key, points) in curves(&text) {
+        let file = dir.path().join(format!("training_{}.png", key.replace('/', "_")));
         let title = format!("training {key} of {}", dir.path().display());
-        draw(&file, &title, key, &points)?;
+        draw(&file, &title, &key, &points)?;
         drawn.push(file);
     }
     Ok(drawn)
+}
+
+/// The points of each curve by step, without what a resume took back.
+fn curves(events: &str) -> BTreeMap<String, Vec<(f64, f64)>> {
+    let mut curves: BTreeMap<String, BTreeMap<u64, f64>> = BTreeMap::new();
+    for event in events.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok()) {
+        match event.body {
+            Body::Metric { step, values, .. } => {
+                for (key, value) in values {
+                    if let Some(value) = value.filter(|_| is_drawn(&key)) {
+                        curves.entry(key).or_default().insert(step, value);
+                    }
+                }
+            }
+            Body::Rewound { to_step } => {
+                curves.values_mut().for_each(|points| points.retain(|step, _| *step <= to_step));
+            }
+            _ => {}
+        }
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a run has far fewer than 2^52 steps")]
+    let points = |by_step: BTreeMap<u64, f64>| -> Vec<(f64, f64)> {
+        by_step.into_iter().map(|(step, value)| (step as f64, value)).collect()
+    };
+    let all = curves.into_iter().map(|(key, by_step)| (key, points(by_step)));
+    all.filter(|(_, points)| !points.is_empty()).collect()
+}
+
+fn is_drawn(key: &str) -> bool {
+    let eval = key.strip_prefix("eval_").is_some_and(|rest| {
+        (rest.ends_with("loss") || rest.ends_with("accuracy")) && !rest.ends_with("token_loss")
+    });
+    key == "loss" || eval
 }
 
 /// LLaMA-Factory's smoothing: an exponential mean whose weight grows with the number of points.
@@ -76,10 +104,6 @@ pub fn smooth(values: &[f64]) -> Vec<f64> {
         last
     };
     values.iter().map(step).collect()
-}
-
-fn point(line: &Value, key: &str) -> Option<(f64, f64)> {
-    Some((line.get("current_steps")?.as_f64()?, line.get(key)?.as_f64()?))
 }
 
 fn draw(path: &Path, title: &str, key: &str, points: &[(f64, f64)]) -> Result<(), PlotError> {
@@ -197,18 +221,32 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = RunDir::new(root.path());
         assert!(loss_curves(&dir).is_err());
+        let metric = |step: u64, values: &str| {
+            format!(
+                "{{\"seq\":1,\"at_ms\":1,\"elapsed_s\":1,\"kind\":\"metric\",\"step\":{step},\
+                 \"total_steps\":60,\"epoch\":1,\"values\":{{{values}}}}}\n"
+            )
+        };
         let mut log = String::from("{\"current_steps\": 0}\nnot json\n");
         for step in 1..60 {
-            log += &format!("{{\"current_steps\": {step}, \"loss\": {}}}\n", 3.0 / f64::from(step));
+            log += &metric(step, &format!("\"loss\":{},\"lr\":1e-4", 3.0 / step as f64));
         }
-        fs::write(dir.trainer_log(), &log).unwrap();
+        fs::write(dir.events(), &log).unwrap();
         assert_eq!(loss_curves(&dir).unwrap(), [dir.training_loss_png()]);
-        fs::write(dir.trainer_log(), log + "{\"current_steps\": 9, \"eval_loss\": 1.0}\n").unwrap();
-        assert_eq!(loss_curves(&dir).unwrap().len(), 2);
-        for picture in [dir.training_loss_png(), dir.training_eval_loss_png()] {
+        log += &metric(9, "\"eval_loss\":1.0,\"eval_token_loss\":1.0,\"eval_accuracy\":0.5");
+        fs::write(dir.events(), &log).unwrap();
+        let drawn = loss_curves(&dir).unwrap();
+        let accuracy = root.path().join("training_eval_accuracy.png");
+        assert_eq!(drawn, [accuracy, dir.training_eval_loss_png(), dir.training_loss_png()]);
+        for picture in drawn {
             let bytes = fs::read(picture).unwrap();
             assert!(bytes.starts_with(b"\x89PNG") && bytes.len() > 3000);
         }
+        let rewound =
+            "{\"seq\":9,\"at_ms\":1,\"elapsed_s\":1,\"kind\":\"rewound\",\"to_step\":5}\n";
+        let curves = curves(&(log + rewound + &metric(6, "\"loss\":7.0")));
+        assert_eq!((curves.len(), curves["loss"].len()), (1, 6));
+        assert_eq!(curves["loss"][5], (6.0, 7.0));
         assert!(!root.path().join("training_loss.draft.png").exists());
     }
 }

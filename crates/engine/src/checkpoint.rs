@@ -105,7 +105,7 @@ pub fn save(run: &Run<'_>) -> Result<String> {
     Ok(path.file_name().unwrap_or_default().to_string_lossy().into_owned())
 }
 
-/// Removes the oldest checkpoints beyond `save_total_limit`.
+/// Removes the oldest checkpoints beyond `save_total_limit`, but never the newest or the best.
 ///
 /// # Errors
 /// When one cannot be removed.
@@ -113,7 +113,7 @@ pub fn prune(run: &Run<'_>) -> Result<()> {
     let Some(keep) = run.config.save_total_limit.filter(|n| *n > 0) else {
         return Ok(());
     };
-    let removed = run::checkpoint::prune(&run.dir, keep, None);
+    let removed = run::checkpoint::prune(&run.dir, keep, run.state.watch.saved);
     removed.map(|_| ()).map_err(|e| Error::io("remove", run.dir.path(), e))
 }
 

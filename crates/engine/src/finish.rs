@@ -6,18 +6,22 @@
 use std::path::Path;
 
 use run::event::{Body, Phase};
-use run::fields::{FinetuningType, IntervalStrategy};
 use serde_json::{Map, Value, json};
 
+use crate::card;
 use crate::error::{Error, Result};
+use crate::model::gguf::Gguf;
 use crate::model::hub::ModelLocation;
 use crate::model::save::SaveOptions;
+use crate::model::store::Grads;
 use crate::model::weights::Dtype;
 use crate::model::{adapter_file, lora, save};
 use crate::observer::Observer;
-use crate::report::evaluate_sets;
+use crate::report::{evaluate_sets, rounded};
+use crate::rows::Rows;
 use crate::sample;
 use crate::train::Run;
+use crate::{predict, prepare};
 
 /// Writes everything that belongs to a finished run.
 ///
@@ -25,13 +29,6 @@ use crate::train::Run;
 /// When something cannot be computed or written.
 pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
     io.phase(Phase::Finalizing)?;
-    sample::tell(run, io)?;
-    write_model(run, run.dir.path())?;
-    if let (true, Some(initial), Some(lora)) =
-        (run.config.pissa_convert, &run.prepared.pissa, &run.prepared.lora)
-    {
-        initial.convert(run.dir.path(), &run.prepared.decoder, lora, base(run))?;
-    }
     let mut all = train_results(run, io.elapsed_s());
     let summary: Vec<(&str, f64)> =
         all.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_f64()?))).collect();
@@ -40,25 +37,78 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
     let mut line = all.clone();
     line.insert("step".into(), json!(run.state.step));
     run.state.log_history.push(line);
+    load_best(run, io)?;
+    sample::tell(run, io)?;
+    write_model(run, run.dir.path())?;
+    if let (true, Some(initial), Some(lora)) =
+        (run.config.pissa_convert, &run.prepared.pissa, &run.prepared.lora)
+    {
+        initial.convert(run.dir.path(), &run.prepared.decoder, lora, &base(run))?;
+    }
+    if run.config.include_effective_tokens_per_second {
+        let tokens = match &run.prepared.train {
+            Rows::Held(_) => run.prepared.train.lengths(0).iter().sum::<usize>() as f64 * epoch,
+            Rows::Streamed(_) => run.state.total_tokens as f64,
+        };
+        let speed = tokens / io.elapsed_s().max(1e-9);
+        all.insert("effective_tokens_per_sec".into(), json!(speed));
+    }
     pretty(&run.dir.train_results(), &all, 4)?;
+    replace(&run.dir.trainer_state(), trainer_state(run).as_bytes())?;
+    measure(run, io, &mut all)?;
+    replace(&run.dir.path().join("README.md"), card::write(run).as_bytes())
+}
+
+/// Evaluates and answers without training: `do_predict` where `do_train` is off.
+///
+/// # Errors
+/// As [`write`].
+pub fn measure_only(run: &Run<'_>, io: &mut dyn Observer) -> Result<()> {
+    measure(run, io, &mut Map::new())
+}
+
+/// The evaluation and the answers of the end, and `all_results.json`.
+fn measure(run: &Run<'_>, io: &mut dyn Observer, all: &mut Map<String, Value>) -> Result<()> {
+    let epoch = run.plan.epoch_after(run.state.step);
     if run.config.evaluates() && !run.prepared.eval.is_empty() {
         let mut results = Map::new();
         results.insert("epoch".into(), json!(epoch));
-        for (key, found, runtime) in evaluate_sets(run, io)? {
-            let seconds = runtime.max(1e-9);
-            results.insert(format!("{key}_loss"), json!(found.eval_loss));
-            results.insert(format!("{key}_token_loss"), json!(found.token_loss));
-            results.insert(format!("{key}_runtime"), json!(runtime));
-            let rate = found.rows as f64 / seconds;
-            results.insert(format!("{key}_samples_per_second"), json!(rate));
+        for found in evaluate_sets(run, io)? {
+            results.extend(found.results());
+            results.insert(format!("{}_token_loss", found.key), json!(found.found.token_loss));
         }
         pretty(&run.dir.eval_results(), &results, 4)?;
         all.extend(results);
         io.phase(Phase::Finalizing)?;
     }
-    pretty(&run.dir.all_results(), &all, 4)?;
-    replace(&run.dir.trainer_state(), trainer_state(run).as_bytes())?;
-    replace(&run.dir.path().join("README.md"), card(run).as_bytes())
+    if run.config.do_predict {
+        let results = predict::write(run, io)?;
+        pretty(&run.dir.path().join("predict_results.json"), &results, 4)?;
+        all.extend(results);
+        io.phase(Phase::Finalizing)?;
+    }
+    pretty(&run.dir.all_results(), all, 4)
+}
+
+/// `load_best_model_at_end`: goes back to the best checkpoint, unless the last step is it.
+fn load_best(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
+    let watch = &run.state.watch;
+    let (true, Some(step), Some(best)) =
+        (run.config.load_best_model_at_end, watch.saved, watch.best)
+    else {
+        return Ok(());
+    };
+    if step == run.state.step {
+        return Ok(());
+    }
+    let path = run.dir.checkpoint(step);
+    run::manifest::verify(&path)
+        .map_err(|e| Error::input(path.display().to_string(), e.to_string()))?;
+    io.say(format!("Loading best model from {} (score: {}).", path.display(), best.value))?;
+    // What only training needs makes room.
+    run.optimiser.slots.clear();
+    run.optimiser.grads = Grads::default();
+    prepare::reload(&mut run.prepared, run.config, &path, io)
 }
 
 /// Writes what PiSSA took out of the weights, before anything moves: with it the adapter can be
@@ -68,13 +118,19 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
 /// When it cannot be written.
 pub fn write_start(run: &Run<'_>) -> Result<()> {
     match (&run.prepared.pissa, &run.prepared.lora) {
-        (Some(initial), Some(lora)) => initial.write(run.dir.path(), lora, base(run)),
+        (Some(initial), Some(lora)) => initial.write(run.dir.path(), lora, &base(run)),
         _ => Ok(()),
     }
 }
 
-fn base<'a>(run: &Run<'a>) -> &'a str {
-    run.config.model_name_or_path.as_deref().unwrap_or_default()
+/// The model that an adapter belongs to: what the run was told, or the repository that a GGUF file says
+/// it was made from, which PEFT can load where it cannot load the file.
+fn base(run: &Run<'_>) -> String {
+    let repo = match &run.prepared.location {
+        ModelLocation::Gguf(file) => Gguf::open(file).ok().and_then(|gguf| gguf.source_repo()),
+        ModelLocation::Folder(_) => None,
+    };
+    repo.unwrap_or_else(|| run.config.model_name_or_path.clone().unwrap_or_default())
 }
 
 /// Writes model or adapter, and tokenizer, into a folder.
@@ -107,7 +163,7 @@ pub fn write_model(run: &Run<'_>, dir: &Path) -> Result<()> {
             let adapters = lora::adapters(&prepared.decoder, lora)?;
             let tensors: Vec<_> =
                 adapters.iter().map(|(name, id)| (name.as_str(), params.value(*id))).collect();
-            adapter_file::save_adapter(dir, lora, base(run), &tensors, Dtype::F32)?;
+            adapter_file::save_adapter(dir, lora, &base(run), &tensors, Dtype::F32)?;
         }
     }
     if let Some(tokenizer) = &prepared.tokenizer {
@@ -121,10 +177,11 @@ pub fn write_model(run: &Run<'_>, dir: &Path) -> Result<()> {
 pub fn trainer_state(run: &Run<'_>) -> String {
     let config = run.config;
     let total = run.plan.total_steps;
+    let watch = &run.state.watch;
     let map: Map<String, Value> = [
-        ("best_global_step", Value::Null),
-        ("best_metric", Value::Null),
-        ("best_model_checkpoint", Value::Null),
+        ("best_global_step", json!(watch.best.map(|best| best.step))),
+        ("best_metric", json!(watch.best.map(|best| best.value))),
+        ("best_model_checkpoint", json!(watch.saved.map(|step| run.dir.checkpoint(step)))),
         ("epoch", json!(run.plan.epoch_after(run.state.step))),
         ("eval_steps", json!(config.eval_every(total).unwrap_or(500))),
         ("global_step", json!(run.state.step)),
@@ -158,46 +215,10 @@ fn train_results(run: &Run<'_>, runtime: f64) -> Map<String, Value> {
     put("num_input_tokens_seen", json!(run.state.total_tokens));
     put("total_flos", json!(run.state.total_flos));
     put("train_loss", json!(run.state.mean_loss()));
-    put("train_runtime", json!(runtime));
-    put("train_samples_per_second", json!(samples / seconds));
-    put("train_steps_per_second", json!(run.state.step as f64 / seconds));
+    put("train_runtime", json!(rounded(runtime, 4)));
+    put("train_samples_per_second", json!(rounded(samples / seconds, 3)));
+    put("train_steps_per_second", json!(rounded(run.state.step as f64 / seconds, 3)));
     map
-}
-
-/// The model card: what was trained on what, and how.
-fn card(run: &Run<'_>) -> String {
-    let config = run.config;
-    let base = config.model_name_or_path.as_deref().unwrap_or("a model");
-    let name = run.dir.path().file_name().unwrap_or_default().to_string_lossy();
-    let (library, tag) = match config.finetuning_type {
-        FinetuningType::Lora => ("peft", "lora"),
-        FinetuningType::Full => ("transformers", "full"),
-        FinetuningType::Freeze => ("transformers", "freeze"),
-    };
-    let eval = match config.eval_strategy {
-        IntervalStrategy::No => String::new(),
-        _ => format!("- eval_batch_size: {}\n", config.per_device_eval_batch_size),
-    };
-    format!(
-        "---\nlibrary_name: {library}\nlicense: other\nbase_model: {base}\ntags:\n- tallow\n\
-         - llama-factory\n- {tag}\n---\n\n# {name}\n\nThis model is a fine-tuned version of {base} on \
-         the {} dataset.\n\n## Training hyperparameters\n\n- learning_rate: {}\n- train_batch_size: \
-         {}\n{eval}- seed: {}\n- gradient_accumulation_steps: {}\n- optimizer: AdamW, betas ({}, {}), \
-         epsilon {}\n- lr_scheduler_type: {}\n- num_epochs: {}\n- training_steps: {}\n\n\
-         Trained with Tallow {}.\n",
-        config.dataset.join(", "),
-        config.learning_rate,
-        config.per_device_train_batch_size,
-        config.seed,
-        config.gradient_accumulation_steps,
-        config.adam_beta1,
-        config.adam_beta2,
-        config.adam_epsilon,
-        config.lr_scheduler_type,
-        run.plan.epochs,
-        run.plan.total_steps,
-        env!("CARGO_PKG_VERSION"),
-    )
 }
 
 /// Writes JSON with sorted keys, replacing the file whole.

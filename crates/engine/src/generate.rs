@@ -1,4 +1,8 @@
-//! Greedy decoding with a cache of keys and values.
+//! Decoding token by token with a cache of keys and values.
+
+mod sampling;
+
+pub use sampling::{Sampling, argmax};
 
 use std::collections::BTreeSet;
 
@@ -28,23 +32,36 @@ pub fn greedy(
     prompt: &[u32],
     max_new_tokens: usize,
     stop: &BTreeSet<u32>,
+    keep_going: impl FnMut() -> bool,
+) -> Result<Vec<u32>> {
+    generate(decoder, prompt, max_new_tokens, stop, keep_going, |logits, _| argmax(logits))
+}
+
+/// As [`greedy`], with each token chosen by `choose` from the logits and the tokens before it.
+///
+/// # Errors
+/// When ids lie outside the vocabulary.
+pub fn generate(
+    decoder: &Decoder,
+    prompt: &[u32],
+    max_new_tokens: usize,
+    stop: &BTreeSet<u32>,
     mut keep_going: impl FnMut() -> bool,
+    mut choose: impl FnMut(&mut [f32], &[u32]) -> u32,
 ) -> Result<Vec<u32>> {
     let mut caches: Vec<Cache> = decoder.blocks.iter().map(|_| Cache::default()).collect();
-    let mut new = Vec::new();
-    let mut pending = prompt.to_vec();
-    let mut position = 0;
-    while new.len() < max_new_tokens && !pending.is_empty() && keep_going() {
-        let logits = extend(decoder, &mut caches, &pending, position)?;
-        position += pending.len();
-        let next = argmax(&logits);
+    let mut all = prompt.to_vec();
+    let mut done = 0;
+    while all.len() < prompt.len() + max_new_tokens && done < all.len() && keep_going() {
+        let mut logits = extend(decoder, &mut caches, &all[done..], done)?;
+        done = all.len();
+        let next = choose(&mut logits, &all);
         if stop.contains(&next) {
             break;
         }
-        new.push(next);
-        pending = vec![next];
+        all.push(next);
     }
-    Ok(new)
+    Ok(all.split_off(prompt.len()))
 }
 
 /// Runs new tokens through the model after those in the caches: logits of the last, [v].
@@ -78,13 +95,4 @@ fn extend(
     let last = x.narrow(0, ids.len() - 1, 1)?.contiguous()?;
     let logits = decoder.logits(&decoder.final_hidden(&last)?)?;
     Ok(view(&logits.to_device(&candle_core::Device::Cpu)?)?.to_vec())
-}
-
-/// Index of the largest value; the first of equals.
-fn argmax(x: &[f32]) -> u32 {
-    let best = x
-        .iter()
-        .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (i, v)| if *v > best.1 { (i, *v) } else { best });
-    best.0 as u32
 }

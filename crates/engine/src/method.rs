@@ -150,8 +150,9 @@ pub fn schedule(config: &Config, total: u64) -> Result<Schedule> {
                 min: kwargs.get("min_lr_ratio")?.unwrap_or(0.0),
             }
         }
+        // What evaluations make of it is `watch`'s matter.
         SchedulerType::ReduceLrOnPlateau => {
-            return Err(Error::input("lr_scheduler_type", "reduce_lr_on_plateau is not supported"));
+            return Ok(Schedule { kind: Kind::Constant, warmup: 0, total });
         }
     };
     kwargs.all_known()?;

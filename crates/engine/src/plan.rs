@@ -5,8 +5,9 @@
 //! accumulation (the last update of an epoch may be smaller), epoch = micro-batches seen.
 
 use run::config::Config;
+use run::fields::SamplingStrategy;
 
-use crate::data::order::epoch_order;
+use crate::data::order::{epoch_order, grouped_order};
 use crate::error::{Error, Result};
 
 /// A run's steps.
@@ -26,10 +27,11 @@ pub struct Plan {
 }
 
 /// Which row comes when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Order {
     Shuffled { seed: u64 },
     Sequential,
+    Grouped { lengths: Vec<usize>, seed: u64 },
 }
 
 /// The permutation of the epoch at hand.
@@ -39,11 +41,12 @@ pub struct EpochOrder {
 }
 
 impl Plan {
-    /// The steps of `config` over `rows` rows.
+    /// The steps of `config` over rows of these lengths.
     ///
     /// # Errors
     /// When there is no row, or fewer than a batch and `dataloader_drop_last` is set.
-    pub fn new(config: &Config, rows: usize) -> Result<Self> {
+    pub fn new(config: &Config, lengths: &[usize]) -> Result<Self> {
+        let rows = lengths.len();
         let batch = config.per_device_train_batch_size;
         let accumulation = config.gradient_accumulation_steps;
         let batches_per_epoch = match config.dataloader_drop_last {
@@ -65,10 +68,14 @@ impl Plan {
             Ok(steps) if steps > 0 => steps,
             _ => by_epochs,
         };
-        // A stream is shuffled where it is read.
-        let order = match config.disable_shuffling || config.streaming {
-            true => Order::Sequential,
-            false => Order::Shuffled { seed: config.order_seed() },
+        let order = match config.sampling() {
+            // A stream is shuffled where it is read.
+            _ if config.streaming => Order::Sequential,
+            SamplingStrategy::Sequential => Order::Sequential,
+            SamplingStrategy::Random => Order::Shuffled { seed: config.order_seed() },
+            SamplingStrategy::GroupByLength => {
+                Order::Grouped { lengths: lengths.to_vec(), seed: config.seed }
+            }
         };
         let epochs = match config.max_steps > 0 {
             true => (total_steps as f64 / updates_per_epoch as f64).ceil(),
@@ -129,9 +136,12 @@ impl Plan {
 impl EpochOrder {
     fn of(&mut self, plan: &Plan, epoch: u64) -> &[usize] {
         if self.held.as_ref().is_none_or(|(held, _)| *held != epoch) {
-            let rows = match plan.order {
-                Order::Shuffled { seed } => epoch_order(plan.rows, seed, epoch),
+            let rows = match &plan.order {
+                Order::Shuffled { seed } => epoch_order(plan.rows, *seed, epoch),
                 Order::Sequential => (0..plan.rows).collect(),
+                Order::Grouped { lengths, seed } => {
+                    grouped_order(lengths, plan.batch * plan.accumulation, *seed, epoch)
+                }
             };
             self.held = Some((epoch, rows));
         }
@@ -156,7 +166,7 @@ mod tests {
     #[test]
     fn step_counts_are_the_trainers() {
         // The mission run: 900 rows, 2 x 8, three epochs -> 57 updates an epoch, 171 in all.
-        let plan = Plan::new(&config(2, 8, 3.0), 900).unwrap();
+        let plan = Plan::new(&config(2, 8, 3.0), &[1; 900]).unwrap();
         assert_eq!((plan.updates_per_epoch, plan.total_steps), (57, 171));
         let mut order = EpochOrder::default();
         assert_eq!(plan.micro_batches(0, &mut order).len(), 8);
@@ -167,17 +177,17 @@ mod tests {
         for (rows, batch, accumulation, epochs, total) in
             [(5, 2, 1, 1.0, 3), (5, 2, 4, 1.5, 2), (1, 8, 8, 2.0, 2), (10, 1, 3, 0.5, 2)]
         {
-            let plan = Plan::new(&config(batch, accumulation, epochs), rows).unwrap();
+            let plan = Plan::new(&config(batch, accumulation, epochs), &vec![1; rows]).unwrap();
             assert_eq!(plan.total_steps, total, "{rows} rows");
         }
         let fixed = Config { max_steps: 7, ..config(2, 2, 1.0) };
-        assert_eq!(Plan::new(&fixed, 100).unwrap().total_steps, 7);
-        assert!(Plan::new(&config(1, 1, 1.0), 0).is_err());
+        assert_eq!(Plan::new(&fixed, &[1; 100]).unwrap().total_steps, 7);
+        assert!(Plan::new(&config(1, 1, 1.0), &[]).is_err());
     }
 
     #[test]
     fn every_row_comes_once_an_epoch() {
-        let plan = Plan::new(&config(3, 2, 2.0), 20).unwrap();
+        let plan = Plan::new(&config(3, 2, 2.0), &[1; 20]).unwrap();
         let mut order = EpochOrder::default();
         for epoch in 0..2 {
             let steps = epoch * plan.updates_per_epoch..(epoch + 1) * plan.updates_per_epoch;

@@ -25,6 +25,7 @@ use crate::model::gguf_tokenizer;
 use crate::model::hub::{HubEnv, ModelLocation, resolve_model};
 use crate::model::lora::LoraConfig;
 use crate::model::pissa::Initial;
+use crate::model::store::Params;
 use crate::observer::Observer;
 use crate::rows::Rows;
 use crate::vocabulary::{self, Resize};
@@ -38,6 +39,8 @@ pub struct Surroundings {
     pub started_unix_s: i64,
     /// CPU threads there are.
     pub cores: usize,
+    /// Bytes of memory that the process may still take, where that is known.
+    pub memory: Option<u64>,
 }
 
 impl Surroundings {
@@ -66,6 +69,8 @@ pub struct Prepared {
     pub pissa: Option<Initial>,
     /// Where the model was read from.
     pub location: ModelLocation,
+    /// How the embedding grew.
+    resize: Option<Resize>,
 }
 
 /// The text side: tokenizer, template, rows.
@@ -94,14 +99,14 @@ pub fn load(
     io: &mut dyn Observer,
 ) -> Result<Prepared> {
     let location = locate(config, around)?;
-    let model_config = read_config(&location)?;
+    let model_config = stretch(config, read_config(&location)?, io)?;
     let texts = load_texts(config, around, &location, Some(&model_config), io)?;
     let resize = texts.resize;
     let vocab_size = resize.as_ref().map_or(model_config.vocab_size, |r| r.rows);
     check_ids(&texts.dataset, vocab_size)?;
     io.phase(Phase::Model)?;
     let model::Loaded { mut decoder, lora, pissa } =
-        model::load(config, &location, model_config, resize, resume, io)?;
+        model::load(config, &location, model_config, resize.clone(), resume, io)?;
     decoder.set_objective(method::objective(config));
     let sequences = |rows: Vec<Row>| rows.into_iter().map(sequence).collect::<Vec<_>>();
     let load::Dataset { train, eval, .. } = texts.dataset;
@@ -118,7 +123,29 @@ pub fn load(
         lora,
         pissa,
         location,
+        resize,
     })
+}
+
+/// Goes back to the weights of a checkpoint; the model in memory is given up first.
+///
+/// # Errors
+/// When the checkpoint cannot be read.
+pub fn reload(
+    prepared: &mut Prepared,
+    config: &Config,
+    checkpoint: &Path,
+    io: &mut dyn Observer,
+) -> Result<()> {
+    prepared.decoder.params = Params::default();
+    let (location, resize) = (&prepared.location, prepared.resize.clone());
+    let shape = read_config(location)?;
+    let loaded = model::load(config, location, shape, resize, Some(checkpoint), io)?;
+    prepared.decoder = loaded.decoder;
+    prepared.decoder.set_objective(method::objective(config));
+    prepared.lora = loaded.lora;
+    prepared.pissa = loaded.pissa;
+    Ok(())
 }
 
 /// As [`load`], for a model whose loss is asked: adapters are those that the config names, none is
@@ -254,6 +281,18 @@ pub fn read_config(location: &ModelLocation) -> Result<ModelConfig> {
         ModelLocation::Folder(dir) => ModelConfig::from_file(&dir.join("config.json")),
         ModelLocation::Gguf(file) => Ok(Gguf::open(file)?.config()?),
     }
+}
+
+/// The model's config with the context that `rope_scaling` asks for.
+fn stretch(config: &Config, model: ModelConfig, io: &mut dyn Observer) -> Result<ModelConfig> {
+    let Some(kind) = config.rope_scaling else {
+        return Ok(model);
+    };
+    let (model, told) = model.stretched(kind, Some(config.cutoff_len))?;
+    for line in told {
+        io.say(line)?;
+    }
+    Ok(model)
 }
 
 fn read_tokenizer(location: &ModelLocation) -> Result<Option<Tokenizer>> {

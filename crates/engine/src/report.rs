@@ -1,5 +1,7 @@
 //! What a run says while it steps: metrics at the logging steps, evaluation, samples, progress.
 
+use std::collections::BTreeMap;
+
 use run::config::Config;
 use run::event::{Body, Phase};
 use run::fields::{IntervalStrategy, SaveStrategy};
@@ -8,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::error::Result;
 use crate::eval;
 use crate::observer::Observer;
+use crate::prepare::Prepared;
 use crate::sample;
 use crate::step::Measured;
 use crate::train::Run;
@@ -29,7 +32,7 @@ impl Reporter {
     ///
     /// # Errors
     /// When it cannot be written down.
-    pub fn begin(run: &Run<'_>, io: &mut dyn Observer) -> Result<Self> {
+    pub fn begin(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<Self> {
         let (trainable, all) = run.prepared.decoder.params.counts();
         io.say(format!(
             "trainable params: {} || all params: {} || trainable%: {:.4}",
@@ -61,7 +64,12 @@ impl Reporter {
         })?;
         io.phase(Phase::Training)?;
         let (now, tokens) = (io.elapsed_s(), run.state.total_tokens);
-        Ok(Self { began_s: now, began_tokens: tokens, told_s: now, last: (now, tokens) })
+        let mut reporter =
+            Self { began_s: now, began_tokens: tokens, told_s: now, last: (now, tokens) };
+        if run.config.eval_on_start && run.state.step == 0 && !run.prepared.eval.is_empty() {
+            reporter.evaluate(run, io)?;
+        }
+        Ok(reporter)
     }
 
     /// Tells of a step, in full at a logging step.
@@ -85,7 +93,7 @@ impl Reporter {
         let due = every.is_some_and(|n| step.is_multiple_of(n));
         let first = step == 1 && run.config.logging_first_step;
         let epoch_end =
-            run.config.logging_strategy == IntervalStrategy::Epoch && run.plan.ends_epoch(step);
+            run.config.logging_strategy == IntervalStrategy::Epoch && ends_epoch(run, step);
         if !due && !first && !epoch_end {
             return Ok(());
         }
@@ -111,15 +119,24 @@ impl Reporter {
         io.event(Body::metric(step, total, epoch, &values))
     }
 
-    /// Whether an evaluation is due after `step` steps.
+    /// Whether an evaluation is due after `step` steps. The last step has one too.
     #[must_use]
     pub fn evaluates_at(&self, run: &Run<'_>, step: u64) -> bool {
+        let config: &Config = run.config;
         if run.prepared.eval.is_empty() {
             return false;
         }
-        let every = run.config.eval_every(run.plan.total_steps);
-        every.is_some_and(|n| step.is_multiple_of(n))
-            || (run.config.eval_strategy == IntervalStrategy::Epoch && run.plan.ends_epoch(step))
+        match config.eval_strategy {
+            IntervalStrategy::No => false,
+            IntervalStrategy::Steps => {
+                let every = config.eval_every(run.plan.total_steps);
+                let due = every.is_some_and(|n| step.is_multiple_of(n));
+                (due || step == run.plan.total_steps) && config.eval_delay <= step as f64
+            }
+            IntervalStrategy::Epoch => {
+                ends_epoch(run, step) && config.eval_delay <= run.plan.epoch_after(step)
+            }
+        }
     }
 
     /// Whether a checkpoint is due after `step` steps; the last step has one unless saving is off.
@@ -128,39 +145,39 @@ impl Reporter {
         let config: &Config = run.config;
         let every = config.save_every(run.plan.total_steps);
         let by_steps = every.is_some_and(|n| step.is_multiple_of(n));
-        let by_epoch = config.save_strategy == SaveStrategy::Epoch && run.plan.ends_epoch(step);
-        let last = step == run.plan.total_steps && config.save_strategy != SaveStrategy::No;
+        let by_epoch = config.save_strategy == SaveStrategy::Epoch && ends_epoch(run, step);
+        let last = step == run.plan.total_steps && config.save_strategy == SaveStrategy::Steps;
         by_steps || by_epoch || last
     }
 
-    /// Evaluates every set and tells the losses.
+    /// Evaluates every set and tells what it finds, which is also returned, by name.
     ///
     /// # Errors
     /// When it cannot be computed or written down.
-    pub fn evaluate(&mut self, run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
+    pub fn evaluate(
+        &mut self,
+        run: &mut Run<'_>,
+        io: &mut dyn Observer,
+    ) -> Result<BTreeMap<String, f64>> {
         let (step, total) = (run.state.step, run.plan.total_steps);
         let epoch = run.plan.epoch_after(step);
-        for (key, found, runtime) in evaluate_sets(run, io)? {
-            let rows = found.rows as f64;
-            run.state.log_history.push(history(&[
-                ("epoch", json!(epoch)),
-                (&format!("{key}_loss"), json!(found.eval_loss)),
-                (&format!("{key}_runtime"), json!(runtime)),
-                (&format!("{key}_samples_per_second"), json!(rows / runtime.max(1e-9))),
-                ("step", json!(step)),
-            ]));
-            let names = [format!("{key}_loss"), format!("{key}_token_loss")];
-            let values = [(&*names[0], found.eval_loss), (&*names[1], found.token_loss)];
+        let mut all = BTreeMap::new();
+        for found in evaluate_sets(run, io)? {
+            let mut line = history(&[("epoch", json!(epoch)), ("step", json!(step))]);
+            line.extend(found.results());
+            run.state.log_history.push(line);
+            let metrics = found.metrics();
+            let values: Vec<_> = metrics.iter().map(|(k, v)| (k.as_str(), *v)).collect();
             io.event(Body::metric(step, total, epoch, &values))?;
+            all.extend(metrics);
         }
-        // The last answer comes with the finished model.
         if step < total {
             sample::tell(run, io)?;
         }
         io.phase(Phase::Training)?;
         // The next speed should not count this time.
         self.last = (io.elapsed_s(), run.state.total_tokens);
-        Ok(())
+        Ok(all)
     }
 
     /// Tokens trained on and seconds in this session.
@@ -170,32 +187,114 @@ impl Reporter {
     }
 }
 
-/// (`eval` or `eval_<name>`, losses, seconds) of every evaluation set.
+/// What an evaluation of one set found.
+#[derive(Clone, Debug)]
+pub struct Evaluated {
+    /// `eval`, or `eval_<name>` where there are several sets.
+    pub key: String,
+    /// Losses and shares.
+    pub found: eval::EvalLoss,
+    /// Seconds.
+    pub runtime: f64,
+    /// Batches.
+    pub batches: usize,
+    /// Whether accuracy is asked for.
+    accuracy: bool,
+}
+
+impl Evaluated {
+    /// The figures that may decide what is best, and that curves show.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        let found = &self.found;
+        let mut out = vec![
+            (format!("{}_loss", self.key), found.eval_loss),
+            (format!("{}_token_loss", self.key), found.token_loss),
+        ];
+        if self.accuracy {
+            out.push((format!("{}_accuracy", self.key), found.accuracy));
+        }
+        out
+    }
+
+    /// The figures that transformers writes into files, under its names.
+    #[must_use]
+    pub fn results(&self) -> Map<String, Value> {
+        let key = &self.key;
+        let seconds = self.runtime.max(1e-9);
+        let mut map = Map::new();
+        let mut put = |name: &str, value: f64| map.insert(format!("{key}_{name}"), json!(value));
+        put("loss", self.found.eval_loss);
+        if self.accuracy {
+            put("accuracy", self.found.accuracy);
+        }
+        put("runtime", rounded(self.runtime, 4));
+        put("samples_per_second", rounded(self.found.rows as f64 / seconds, 3));
+        put("steps_per_second", rounded(self.batches as f64 / seconds, 3));
+        map
+    }
+}
+
+/// A number with so many decimals, as transformers writes speeds.
+#[must_use]
+pub fn rounded(value: f64, decimals: i32) -> f64 {
+    let unit = 10f64.powi(decimals);
+    (value * unit).round() / unit
+}
+
+/// Names of the metrics that evaluations of this run will tell.
+#[must_use]
+pub fn metric_names(config: &Config, prepared: &Prepared) -> Vec<String> {
+    if config.eval_strategy == IntervalStrategy::No {
+        return Vec::new();
+    }
+    let names = prepared.eval.iter().map(|(name, _)| Evaluated {
+        key: key(name),
+        found: eval::EvalLoss::default(),
+        runtime: 0.0,
+        batches: 0,
+        accuracy: config.compute_accuracy,
+    });
+    names.flat_map(|one| one.metrics()).map(|(name, _)| name).collect()
+}
+
+fn key(set: &str) -> String {
+    if set.is_empty() { "eval".to_owned() } else { format!("eval_{set}") }
+}
+
+/// Whether an epoch ends after `step` steps; the last step ends one too.
+fn ends_epoch(run: &Run<'_>, step: u64) -> bool {
+    run.plan.ends_epoch(step) || step == run.plan.total_steps
+}
+
+/// Evaluates every evaluation set.
 ///
 /// # Errors
 /// When it cannot be computed or written down.
-pub fn evaluate_sets(
-    run: &Run<'_>,
-    io: &mut dyn Observer,
-) -> Result<Vec<(String, eval::EvalLoss, f64)>> {
-    let mut found = Vec::new();
+pub fn evaluate_sets(run: &Run<'_>, io: &mut dyn Observer) -> Result<Vec<Evaluated>> {
+    let mut all = Vec::new();
     for (name, rows) in &run.prepared.eval {
-        let key = if name.is_empty() { "eval".to_owned() } else { format!("eval_{name}") };
         let began = io.elapsed_s();
         let mut told = began;
         let total = rows.len() as u64;
         io.progress(Phase::Evaluating, 0, total)?;
         let batch = run.config.per_device_eval_batch_size;
-        let losses = eval::run(&run.prepared.decoder, rows, batch, |done| {
+        let found = eval::run(&run.prepared.decoder, rows, batch, |done| {
             if io.elapsed_s() - told < PROGRESS_EVERY_S {
                 return Ok(());
             }
             told = io.elapsed_s();
             io.progress(Phase::Evaluating, done as u64, total)
         })?;
-        found.push((key, losses, io.elapsed_s() - began));
+        all.push(Evaluated {
+            key: key(name),
+            found,
+            runtime: io.elapsed_s() - began,
+            batches: rows.len().div_ceil(batch.max(1)),
+            accuracy: run.config.compute_accuracy,
+        });
     }
-    Ok(found)
+    Ok(all)
 }
 
 fn history(pairs: &[(&str, Value)]) -> Map<String, Value> {

@@ -54,6 +54,15 @@ impl Rows {
         self.len() == 0
     }
 
+    /// Tokens of each row; of a stream, `most`, which none exceeds.
+    #[must_use]
+    pub fn lengths(&self, most: usize) -> Vec<usize> {
+        match self {
+            Self::Held(rows) => rows.iter().map(|row| row.input_ids.len()).collect(),
+            Self::Streamed(streamed) => vec![most; streamed.count],
+        }
+    }
+
     /// The rows that are in memory: all of them, or those of the step at hand.
     pub fn held(&self) -> impl Iterator<Item = &Sequence> {
         let (held, streamed) = match self {

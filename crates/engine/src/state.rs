@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::watch::Watch;
+
 /// The file's name in a checkpoint.
 pub const FILE: &str = "tallow_state.json";
 
@@ -26,6 +28,9 @@ pub struct State {
     /// BAdam: ordinal of the block that the moments belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
+    /// What evaluations have decided.
+    #[serde(default)]
+    pub watch: Watch,
     /// Updates that each parameter's moments have seen; filled in a checkpoint.
     pub updates: BTreeMap<String, u64>,
     /// Log lines so far, as trainer_state.json holds them.

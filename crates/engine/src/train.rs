@@ -19,10 +19,11 @@ use crate::optim::badam::Badam;
 use crate::optim::schedule::Schedule;
 use crate::plan::{EpochOrder, Plan};
 use crate::prepare::{self, Prepared, Surroundings};
-use crate::report::Reporter;
+use crate::report::{self, Reporter};
 use crate::state::State;
 use crate::step::{self, Measured, Optimiser, Updated};
-use crate::{finish, method, sample};
+use crate::watch::Rules;
+use crate::{finish, memory, method, sample};
 
 /// Steps in a row that may be refused for a loss or gradient that is not finite.
 const REFUSALS: u32 = 3;
@@ -54,8 +55,12 @@ pub struct Run<'a> {
     pub schedule: Schedule,
     /// Counters.
     pub state: State,
+    /// What evaluations decide.
+    pub rules: Rules,
     /// Threads that compute.
     pub threads: usize,
+    /// Rows that are computed at once, at most.
+    pub rows_at_once: usize,
 }
 
 /// Trains as `config` says, in `config.output_dir`.
@@ -69,6 +74,10 @@ pub fn train(config: &Config, around: &Surroundings, io: &mut dyn Observer) -> R
     let pool = pool.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
     pool.install(|| {
         let mut run = Run::begin(config, around, threads, io)?;
+        if config.only_predicts() {
+            finish::measure_only(&run, io)?;
+            return Ok(Outcome::Finished);
+        }
         let outcome = run.steps(io)?;
         if outcome == Outcome::Finished {
             finish::write(&mut run, io)?;
@@ -89,10 +98,14 @@ impl<'a> Run<'a> {
         let dir = RunDir::new(dir.ok_or_else(|| {
             Error::input("output_dir", "is missing: name the folder that the run writes to")
         })?);
-        let resume = checkpoint::choose(config, &dir, io)?;
+        let resume = match config.only_predicts() {
+            true => None,
+            false => checkpoint::choose(config, &dir, io)?,
+        };
         let from = resume.as_ref().map(|r| r.path.as_path());
         let prepared = prepare::load(config, around, from, io)?;
         let mut run = Self::of(config, dir, prepared, threads)?;
+        run.fit_into(around.memory, io)?;
         if let Some(resume) = &resume {
             checkpoint::load(&mut run, &resume.path)?;
             checkpoint::compare(&run, resume, io)?;
@@ -118,34 +131,86 @@ impl<'a> Run<'a> {
     }
 
     fn of(config: &'a Config, dir: RunDir, prepared: Prepared, threads: usize) -> Result<Self> {
-        let plan = Plan::new(config, prepared.train.len())?;
+        let lengths = prepared.train.lengths(config.cutoff_len);
+        let plan = match config.only_predicts() && lengths.is_empty() {
+            true => Plan::new(config, &[1])?,
+            false => Plan::new(config, &lengths)?,
+        };
+        let rules = Rules::new(config, &report::metric_names(config, &prepared))?;
         let schedule = method::schedule(config, plan.total_steps)?;
         let optimiser = method::optimiser(config, &prepared.decoder)?;
         let badam = Badam::new(config, &prepared.decoder.params)?;
         let state = State::default();
-        Ok(Self { config, dir, prepared, optimiser, badam, plan, schedule, state, threads })
+        let rows_at_once = config.per_device_train_batch_size;
+        Ok(Self {
+            config,
+            dir,
+            prepared,
+            optimiser,
+            badam,
+            plan,
+            schedule,
+            state,
+            rules,
+            threads,
+            rows_at_once,
+        })
+    }
+
+    /// `auto_find_batch_size`: computes fewer rows at once where the longest would not fit.
+    fn fit_into(&mut self, available: Option<u64>, io: &mut dyn Observer) -> Result<()> {
+        let (Some(available), true) = (available, self.config.auto_find_batch_size) else {
+            return Ok(());
+        };
+        let decoder = &self.prepared.decoder;
+        let fixed = memory::fixed(decoder, &self.optimiser);
+        let each = memory::per_token(&decoder.config, self.keep());
+        let lengths = self.prepared.train.lengths(self.config.cutoff_len);
+        let batch = self.config.per_device_train_batch_size;
+        let rows = memory::rows_that_fit(batch, &lengths, fixed, each, available);
+        self.rows_at_once = rows;
+        let longest = lengths.iter().max().copied().unwrap_or(0) as u64;
+        if fixed + each * longest > available {
+            io.warn(format!(
+                "a row of {longest} tokens may need {} MiB, and {} MiB are free: lower cutoff_len, or \
+                 use lora or an 8-bit optimiser",
+                (fixed + each * longest) >> 20,
+                available >> 20
+            ))?;
+        }
+        if rows == batch {
+            return Ok(());
+        }
+        io.say(format!(
+            "{} MiB are free: {rows} rows are computed at once instead of {batch}, and more often, so \
+             that a step is over the same rows",
+            available >> 20
+        ))
     }
 
     /// Steps until the plan is done or a wish ends the run.
     fn steps(&mut self, io: &mut dyn Observer) -> Result<Outcome> {
         let mut reporter = Reporter::begin(self, io)?;
         let mut order = EpochOrder::default();
-        while self.state.step < self.plan.total_steps {
+        while self.state.step < self.plan.total_steps && !self.state.watch.stopped {
             let (measured, lr) = self.next(&mut order, io)?;
 
             // say, evaluate, save: at this step or not at all
             reporter.stepped(self, &measured, lr, io)?;
             let now = self.state.step;
+            let mut best = false;
             if reporter.evaluates_at(self, now) {
-                reporter.evaluate(self, io)?;
+                let metrics = reporter.evaluate(self, io)?;
+                best = self.state.watch.heard(&self.rules, now, lr, &metrics);
             }
             let wish = io.wish();
             if wish == Wish::SampleNow {
                 sample::tell(self, io)?;
             }
             let stopping = wish == Wish::StopAndSave && now < self.plan.total_steps;
-            if reporter.saves_at(self, now) || stopping || wish == Wish::SaveNow {
+            if reporter.saves_at(self, now) || best || stopping || wish == Wish::SaveNow {
                 io.phase(Phase::Saving)?;
+                self.state.watch.saving(now);
                 let saved = checkpoint::save(self)?;
                 io.event(Body::Checkpoint { step: now, dir: saved })?;
                 checkpoint::prune(self)?;
@@ -154,6 +219,12 @@ impl<'a> Run<'a> {
             if (stopping || wish == Wish::StopNow) && now < self.plan.total_steps {
                 return Ok(Outcome::Stopped(now));
             }
+        }
+        if self.state.watch.stopped && self.state.step < self.plan.total_steps {
+            io.say(format!(
+                "Stopped early after {} steps: {} evaluations without progress",
+                self.state.step, self.state.watch.waited
+            ))?;
         }
         Ok(Outcome::Finished)
     }
@@ -167,7 +238,8 @@ impl<'a> Run<'a> {
         self.choose_block(io)?;
         let before = self.state.step;
         let rows = self.plan.micro_batches(before, order);
-        let lr = self.config.learning_rate * self.schedule.factor(before);
+        let scheduled = self.config.learning_rate * self.schedule.factor(before);
+        let lr = self.state.watch.lr(scheduled);
         self.fetch(&rows, io)?;
         let measured = self.step(&rows, lr)?;
         self.refuse_or_go_on(&measured, io)?;
@@ -183,15 +255,21 @@ impl<'a> Run<'a> {
 
     fn step(&mut self, rows: &[Vec<usize>], lr: f64) -> Result<Measured> {
         let train = &self.prepared.train;
+        let parts = rows.iter().flat_map(|rows| rows.chunks(self.rows_at_once));
         let micro_batches: Vec<Vec<_>> =
-            rows.iter().map(|rows| train.pick(rows)).collect::<Result<_>>()?;
+            parts.map(|rows| train.pick(rows)).collect::<Result<_>>()?;
         let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
         let mode = |m| Mode::Train { seed, micro_step: first + m };
-        let keep = match self.config.gradient_checkpointing {
+        let keep = self.keep();
+        step::run(&self.prepared.decoder, &mut self.optimiser, &micro_batches, lr, keep, mode)
+    }
+
+    /// What layers keep for the backward pass.
+    fn keep(&self) -> Keep {
+        match self.config.gradient_checkpointing {
             true => Keep::Inputs,
             false => Keep::Intermediates,
-        };
-        step::run(&self.prepared.decoder, &mut self.optimiser, &micro_batches, lr, keep, mode)
+        }
     }
 
     /// BAdam: goes to the step's block, whose moments begin anew. Does nothing within a block.

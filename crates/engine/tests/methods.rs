@@ -54,6 +54,7 @@ fn around() -> Surroundings {
         hub: engine::model::hub::HubEnv { hf_cache: PathBuf::new(), ms_cache: PathBuf::new() },
         started_unix_s: 0,
         cores: 2,
+        memory: None,
     }
 }
 

@@ -4,10 +4,12 @@
 //! curve: torch's `randperm` on MT19937 orders the rows of an epoch, and numpy's PCG64 permutation splits off the
 //! validation rows. numpy's older MT19937 `RandomState` draws `num_samples`. Nothing else in the engine may use them.
 
+mod grouped;
 mod mt19937;
 mod pcg64;
 mod turns;
 
+pub use grouped::grouped_order;
 pub use mt19937::Mt19937;
 pub use pcg64::Pcg64;
 pub use turns::{Buffer, Turns};
@@ -21,9 +23,13 @@ pub fn epoch_order(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
 
 /// `torch.randperm(n, generator=torch.Generator().manual_seed(seed))` on the CPU.
 pub fn randperm(n: usize, seed: u64) -> Vec<usize> {
+    shuffled(n, &mut Mt19937::new(seed as u32))
+}
+
+/// `torch.randperm(n)` with what a generator gives next.
+fn shuffled(n: usize, rng: &mut Mt19937) -> Vec<usize> {
     /// torch changes its method at this length, where a 32-bit remainder would be visibly skewed.
     const LONG: usize = (u32::MAX / 20) as usize;
-    let mut rng = Mt19937::new(seed as u32);
     let mut order: Vec<usize> = (0..n).collect();
     if n < LONG {
         for i in 0..n.saturating_sub(1) {

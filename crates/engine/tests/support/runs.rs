@@ -112,6 +112,7 @@ pub fn around() -> Surroundings {
         hub: HubEnv { hf_cache: PathBuf::new(), ms_cache: PathBuf::new() },
         started_unix_s: 1_790_000_000,
         cores: 2,
+        memory: None,
     }
 }
 

@@ -2,7 +2,10 @@
 
 use super::Config;
 use super::error::{ConfigError, FieldError};
-use crate::fields::{BadamMode, FinetuningType, IntervalStrategy, SchedulerType, Stage};
+use crate::fields::{
+    BadamMode, FinetuningType, IntervalStrategy, SamplingStrategy, SaveStrategy, SchedulerType,
+    Stage,
+};
 
 /// Less than this is no validation split.
 const NO_SPLIT: f64 = 1e-6;
@@ -52,7 +55,8 @@ impl Config {
     fn check_data(&self, r: &mut Rules, purpose: Purpose) {
         let (dataset, eval) = (!self.dataset.is_empty(), !self.eval_dataset.is_empty());
         let split = self.val_size > NO_SPLIT;
-        let needed = dataset || (purpose != Purpose::Train && eval);
+        let trains = purpose == Purpose::Train && !self.only_predicts();
+        let needed = dataset || (!trains && eval);
         r.refuse(!needed, "dataset", "Please specify dataset for training.");
         r.refuse(split && !dataset, "val_size", "Cannot specify `val_size` if `dataset` is None.");
         r.refuse(
@@ -112,6 +116,11 @@ impl Config {
             self.streaming && self.max_samples.is_some(),
             "max_samples",
             "`max_samples` is incompatible with `streaming`.",
+        );
+        r.refuse(
+            self.streaming && self.sampling() == SamplingStrategy::GroupByLength,
+            "group_by_length",
+            "`group_by_length` must see all rows, and `streaming` shows one after the other.",
         );
         r.refuse(
             self.streaming && self.max_steps <= 0,
@@ -193,6 +202,30 @@ impl Config {
     fn check_quantization(&self, r: &mut Rules, lora: bool) {
         let field = "quantization_bit";
         let quantized = self.quantization_bit.is_some();
+        let method = self.quantization_method.as_str();
+        r.refuse(
+            quantized && method != "bnb",
+            "quantization_method",
+            &format!(
+                "`{method}` is not supported: only bitsandbytes' formats (`bnb`) and those of GGUF \
+                 files are computed with here"
+            ),
+        );
+        r.refuse(
+            self.quantization_bit.is_some_and(|bits| bits != 4 && bits != 8),
+            field,
+            "Bitsandbytes only accepts 4-bit or 8-bit quantization.",
+        );
+        r.refuse(
+            !matches!(self.quantization_type.as_str(), "nf4" | "fp4"),
+            "quantization_type",
+            "`quantization_type` is `nf4` or `fp4`.",
+        );
+        r.refuse(
+            quantized && self.train_from_scratch,
+            field,
+            "A model that is trained from scratch has no weights to quantise.",
+        );
         r.refuse(
             quantized && !lora,
             field,
@@ -256,6 +289,95 @@ impl Config {
             "logging strategy steps requires non-zero --logging_steps",
         );
         self.check_schedule(r);
+        self.check_best(r);
+        self.check_predict(r);
+    }
+
+    /// Answers to the evaluation rows.
+    fn check_predict(&self, r: &mut Rules) {
+        let field = "predict_with_generate";
+        r.refuse(
+            self.predict_with_generate && self.stage != Stage::Sft,
+            field,
+            "`predict_with_generate` cannot be set as True except SFT.",
+        );
+        r.refuse(
+            self.do_predict && !self.predict_with_generate,
+            field,
+            "Please enable `predict_with_generate` to save model predictions.",
+        );
+        r.refuse(
+            self.predict_with_generate && self.compute_accuracy,
+            field,
+            "Cannot use `predict_with_generate` and `compute_accuracy` together.",
+        );
+        r.refuse(
+            self.do_predict && self.train_on_prompt,
+            "do_predict",
+            "`do_predict` takes off what is labelled, which `train_on_prompt` says is all.",
+        );
+        r.refuse(
+            self.do_predict && self.eval_dataset.is_empty() && self.val_size <= NO_SPLIT,
+            "val_size",
+            "Please make sure eval_dataset be provided or val_size >1e-6",
+        );
+    }
+
+    /// What depends on evaluations.
+    fn check_best(&self, r: &mut Rules) {
+        let never = self.eval_strategy == IntervalStrategy::No;
+        r.refuse(
+            never && self.lr_scheduler_type == SchedulerType::ReduceLrOnPlateau,
+            "eval_strategy",
+            "lr_scheduler_type reduce_lr_on_plateau requires an eval strategy",
+        );
+        r.refuse(
+            never && self.early_stopping_steps.is_some(),
+            "eval_strategy",
+            "EarlyStoppingCallback requires IntervalStrategy of steps or epoch",
+        );
+        r.refuse(
+            never && self.save_strategy == SaveStrategy::Best,
+            "eval_strategy",
+            "save_strategy best requires an eval strategy",
+        );
+        if !self.load_best_model_at_end || self.save_strategy == SaveStrategy::Best {
+            return;
+        }
+        let (eval, save) = (self.eval_strategy.name(), self.save_strategy.name());
+        r.refuse(
+            eval != save,
+            "load_best_model_at_end",
+            &format!(
+                "--load_best_model_at_end requires the save and eval strategy to match, except when \
+                 --save_strategy=\"best\", but found\n- Evaluation strategy: {eval}\n- Save strategy: \
+                 {save}"
+            ),
+        );
+        let save = self.save_steps;
+        let every = self.eval_steps.filter(|every| *every > 0.0).unwrap_or(self.logging_steps);
+        if self.eval_strategy != IntervalStrategy::Steps || every <= 0.0 || save <= 0.0 {
+            return;
+        }
+        let mixed = (save < 1.0) != (every < 1.0);
+        r.refuse(
+            mixed,
+            "save_steps",
+            &format!(
+                "--load_best_model_at_end requires the saving steps to be a multiple of the \
+                 evaluation steps, which cannot get guaranteed when mixing ratio and absolute steps \
+                 for save_steps {save} and eval_steps {every}."
+            ),
+        );
+        let ratio = save / every;
+        r.refuse(
+            !mixed && (ratio - ratio.round()).abs() > 1e-6,
+            "save_steps",
+            &format!(
+                "--load_best_model_at_end requires the saving steps to be a round multiple of the \
+                 evaluation steps, but found {save}, which is not a round multiple of {every}."
+            ),
+        );
     }
 
     fn check_schedule(&self, r: &mut Rules) {

@@ -1,7 +1,7 @@
 //! What follows from several arguments, said once for all who need it.
 
 use super::Config;
-use crate::fields::{IntervalStrategy, SaveStrategy, Stage};
+use crate::fields::{IntervalStrategy, SamplingStrategy, SaveStrategy, SchedulerType, Stage};
 
 impl Config {
     /// Whether rows are packed: as asked, or by default for pre-training; neat packing packs too.
@@ -50,6 +50,45 @@ impl Config {
     pub fn eval_every(&self, total_steps: u64) -> Option<u64> {
         let every = self.eval_steps.filter(|every| *every > 0.0).unwrap_or(self.logging_steps);
         interval(self.eval_strategy == IntervalStrategy::Steps, every, total_steps)
+    }
+
+    /// Whether the run answers the evaluation rows and trains nothing.
+    #[must_use]
+    pub const fn only_predicts(&self) -> bool {
+        self.do_predict && !self.do_train
+    }
+
+    /// In which order rows come.
+    #[must_use]
+    pub const fn sampling(&self) -> SamplingStrategy {
+        if self.disable_shuffling {
+            return SamplingStrategy::Sequential;
+        }
+        if self.group_by_length {
+            return SamplingStrategy::GroupByLength;
+        }
+        self.train_sampling_strategy
+    }
+
+    /// The evaluation metric that decides what is best, without `eval_`: as asked, or the loss where
+    /// something depends on it.
+    #[must_use]
+    pub fn decisive_metric(&self) -> Option<&str> {
+        if let Some(named) = self.metric_for_best_model.as_deref().filter(|name| !name.is_empty()) {
+            return Some(named.strip_prefix("eval_").unwrap_or(named));
+        }
+        let needed = self.load_best_model_at_end
+            || self.save_strategy == SaveStrategy::Best
+            || self.early_stopping_steps.is_some()
+            || self.lr_scheduler_type == SchedulerType::ReduceLrOnPlateau;
+        needed.then_some("loss")
+    }
+
+    /// Whether more of that metric is better: as asked, or unless it is a loss.
+    #[must_use]
+    pub fn greater_is_better(&self) -> bool {
+        let loss = self.decisive_metric().is_none_or(|name| name.ends_with("loss"));
+        self.greater_is_better.unwrap_or(!loss)
     }
 
     /// Whether anything is to be evaluated, during training or after it.

@@ -13,8 +13,7 @@ macro_rules! output_rows {
                 "Checkpoint folder to go on from; left out or `true`, the newest complete one in output_dir."
                 { kind: Kind::Path };
             done run_name: Option<String> = "null", Advanced, "A name for the list of runs.";
-            done save_strategy: SaveStrategy = "steps", Advanced, "When a checkpoint is written."
-                { not_yet: &["best"] };
+            done save_strategy: SaveStrategy = "steps", Advanced, "When a checkpoint is written; `best`, when an evaluation is the best so far.";
             done save_steps: f64 = "500", Advanced,
                 "Steps between checkpoints; below 1, a share of all steps."
                 { unit: "steps", min: Some(0.0), max: Some(1e12) };
@@ -22,7 +21,7 @@ macro_rules! output_rows {
                 "Keep only the newest so many checkpoints." { unit: "checkpoints", min: Some(1.0) };
             done save_only_model: bool = "false", Advanced,
                 "Checkpoints without the optimiser's state: smaller, and a resume starts it afresh.";
-            later logging_strategy: IntervalStrategy = "steps", Advanced, "When a line is logged.";
+            done logging_strategy: IntervalStrategy = "steps", Advanced, "When a line is logged.";
             done logging_steps: f64 = "500", Advanced,
                 "Steps between log lines, and between points of the curve; below 1, a share of all steps."
                 { unit: "steps", min: Some(0.0), max: Some(1e12) };
@@ -30,34 +29,54 @@ macro_rules! output_rows {
             done plot_loss: bool = "false", Advanced, "Save the loss curve as training_loss.png.";
             done include_num_input_tokens_seen: TokensSeen = "no", Advanced,
                 "Count the tokens seen, which gives throughput; padding is never counted.";
-            later include_effective_tokens_per_second: bool = "false", Advanced,
+            done include_effective_tokens_per_second: bool = "false", Advanced,
                 "Report the tokens of the data per second at the end.";
         }
         Eval {
             done do_train: bool = "false", Advanced, "Train.";
             done do_eval: bool = "false", Advanced, "Evaluate when training is over.";
-            later do_predict: bool = "false", Advanced, "Write the model's answers to the evaluation rows.";
-            later predict_with_generate: bool = "false", Advanced,
-                "Evaluate generated text instead of the loss.";
+            done do_predict: bool = "false", Advanced,
+                "Write the model's answers to the evaluation rows; with `do_train` off, nothing else.";
+            done predict_with_generate: bool = "false", Advanced,
+                "Must be on for `do_predict`; evaluations compute the loss in any case.";
+            done do_sample: bool = "true", Advanced,
+                "Draw the words of those answers at random; off, the most likely are taken."
+                { needs: Some(("do_predict", "true")) };
+            done temperature: f64 = "0.95", Advanced, "How far the draws stray from the likely."
+                { min: Some(0.0), max: Some(100.0), needs: Some(("do_predict", "true")) };
+            done top_p: f64 = "0.7", Advanced,
+                "Draw from the likely words that together have this probability."
+                { min: Some(0.0), max: Some(1.0), needs: Some(("do_predict", "true")) };
+            done top_k: usize = "50", Advanced, "Draw from so many of the likely words; 0, from all."
+                { needs: Some(("do_predict", "true")) };
+            done repetition_penalty: f64 = "1.0", Advanced,
+                "Above 1, words that are there already become less likely."
+                { min: Some(0.01), max: Some(100.0), needs: Some(("do_predict", "true")) };
+            done max_new_tokens: usize = "1024", Advanced, "Length of those answers; 0, as `max_length` says."
+                { unit: "tokens", max: Some(1_048_576.0), needs: Some(("do_predict", "true")) };
+            done max_length: usize = "1024", Advanced, "Length of prompt and answer together."
+                { unit: "tokens", min: Some(1.0), max: Some(1_048_576.0), needs: Some(("do_predict", "true")) };
+            done skip_special_tokens: bool = "true", Advanced,
+                "Leave special tokens out of the answers' text." { needs: Some(("do_predict", "true")) };
             done eval_strategy: IntervalStrategy = "no", Advanced,
                 "When the held-out rows are evaluated during training.";
             done eval_steps: Option<f64> = "null", Advanced,
                 "Steps between evaluations; left out, as `logging_steps`; below 1, a share of all steps."
                 { unit: "steps", min: Some(0.0), max: Some(1e12) };
-            later eval_delay: f64 = "0", Advanced, "Steps or epochs before the first evaluation."
+            done eval_delay: f64 = "0", Advanced, "Steps or epochs before the first evaluation."
                 { min: Some(0.0), max: Some(1e12) };
-            later eval_on_start: bool = "false", Advanced, "Evaluate once before the first step.";
+            done eval_on_start: bool = "false", Advanced, "Evaluate once before the first step.";
             done per_device_eval_batch_size: usize = "8", Advanced,
                 "Rows that are evaluated at once." { unit: "rows", min: Some(1.0), max: Some(65_536.0) };
-            later compute_accuracy: bool = "false", Advanced,
+            done compute_accuracy: bool = "false", Advanced,
                 "Report the share of tokens that are guessed right.";
-            later load_best_model_at_end: bool = "false", Advanced,
+            done load_best_model_at_end: bool = "false", Advanced,
                 "Go back to the best checkpoint when training is over.";
-            later metric_for_best_model: Option<String> = "null", Advanced,
+            done metric_for_best_model: Option<String> = "null", Advanced,
                 "The metric that tells which checkpoint is best; left out, the loss.";
-            later greater_is_better: Option<bool> = "null", Advanced,
+            done greater_is_better: Option<bool> = "null", Advanced,
                 "Whether more of that metric is better.";
-            later early_stopping_steps: Option<usize> = "null", Advanced,
+            done early_stopping_steps: Option<usize> = "null", Advanced,
                 "Stop after so many evaluations without progress." { min: Some(1.0) };
             done sample_prompt: Option<String> = "null", Advanced,
                 "A prompt that the model answers before the first step and after the last; left out, none is asked.";
@@ -125,17 +144,9 @@ macro_rules! output_rows {
                 batch_eval_metrics: bool = "false";
                 include_for_metrics: Vec<String> = "";
             }
-            idle("only chat and prediction read it; samples during training are greedy") {
-                do_sample: bool = "true";
-                temperature: f64 = "0.95";
-                top_p: f64 = "0.7";
-                top_k: i64 = "50";
-                num_beams: i64 = "1";
-                max_length: i64 = "1024";
-                max_new_tokens: i64 = "1024";
-                repetition_penalty: f64 = "1.0";
-                length_penalty: f64 = "1.0";
-                skip_special_tokens: bool = "true";
+            never("answers are drawn or the most likely; beams are not searched") { num_beams: i64 = "1"; }
+            idle("only a search of beams reads it") { length_penalty: f64 = "1.0"; }
+            idle("answers follow the arguments of generation above") {
                 sortish_sampler: bool = "false";
                 generation_max_length: Option<i64> = "null";
                 generation_num_beams: Option<i64> = "null";

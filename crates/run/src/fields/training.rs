@@ -34,12 +34,12 @@ macro_rules! training_rows {
             done dataloader_drop_last: bool = "false", Advanced,
                 "Leave out the last batch of an epoch when it is not full.";
             done disable_shuffling: bool = "false", Advanced, "Take the rows in file order.";
-            later group_by_length: bool = "false", Advanced,
+            done group_by_length: bool = "false", Advanced,
                 "Put rows of similar length into one batch.";
-            later train_sampling_strategy: SamplingStrategy = "random", Advanced,
+            done train_sampling_strategy: SamplingStrategy = "random", Advanced,
                 "In which order rows come.";
-            later auto_find_batch_size: bool = "false", Advanced,
-                "Halve the batch and double the accumulation when memory runs out.";
+            done auto_find_batch_size: bool = "false", Advanced,
+                "Halve what is computed at once and double the accumulation until it fits into memory.";
         }
         Schedule {
             done num_train_epochs: f64 = "3.0", Basic, "Passes over the data."
@@ -48,8 +48,7 @@ macro_rules! training_rows {
                 "Optimiser steps, whatever the epochs say; -1 leaves it to the epochs."
                 { unit: "steps", min: Some(-1.0), max: Some(1e12) };
             done lr_scheduler_type: SchedulerType = "linear", Advanced,
-                "How the learning rate goes from its peak to the end."
-                { not_yet: &["reduce_lr_on_plateau"] };
+                "How the learning rate goes from its peak to the end.";
             done lr_scheduler_kwargs: Option<Map<String, Value>> = "null", Advanced,
                 "Further values of the schedule, such as {\"min_lr\": 1e-6}.";
             done warmup_ratio: Option<f64> = "null", Advanced,

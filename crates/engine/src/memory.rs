@@ -1,0 +1,93 @@
+//! Memory that a run will need, estimated before its first step: `auto_find_batch_size`.
+//!
+//! Weights, gradients and the optimiser's memory are counted exactly; of a micro-batch, what the
+//! layers keep for the backward pass and the widest of what they pass through. An allocation that
+//! fails cannot be caught and tried again, so the size is settled beforehand, and only how many rows
+//! are computed at once changes: the rows of a step, and so the mean that its loss is, stay.
+
+use crate::model::config::ModelConfig;
+use crate::model::decoder::{Decoder, Keep};
+use crate::step::Optimiser;
+
+/// Bytes of the head's logits and their gradient.
+const HEAD: u64 = 2 * 4 * (8 << 20);
+/// Kept free for the tokenizer, the rows and the process itself.
+const RESERVE: u64 = 256 << 20;
+
+/// Bytes that do not depend on the batch: weights, gradients, what the optimiser remembers.
+#[must_use]
+pub fn fixed(decoder: &Decoder, optimiser: &Optimiser) -> u64 {
+    let of = |(id, param): (_, &crate::model::store::Param)| {
+        let weights = 4 * param.value.elem_count() as u64;
+        if !param.trainable {
+            return weights;
+        }
+        let layout = optimiser.rule.layout(param, optimiser.grads.entries(id));
+        let slots = layout
+            .iter()
+            .map(|spec| (spec.shape.iter().product::<usize>() * spec.dtype.size_in_bytes()) as u64);
+        2 * weights + slots.sum::<u64>()
+    };
+    decoder.params.iter().map(of).sum::<u64>() + HEAD + RESERVE
+}
+
+/// Bytes for each token of a micro-batch.
+#[must_use]
+pub fn per_token(config: &ModelConfig, keep: Keep) -> u64 {
+    let (d, i) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) = (config.q_width(), config.kv_width());
+    let raw = if config.qk_norm { q + kv } else { 0 } + if config.post_norms { 2 * d } else { 0 };
+    let layer = 2 * d + 2 * q + 2 * kv + 2 * i + raw;
+    let kept = match keep {
+        Keep::Intermediates => config.num_hidden_layers * layer,
+        Keep::Inputs => config.num_hidden_layers * d + layer,
+    };
+    4 * (kept + 4 * d + 3 * i) as u64
+}
+
+/// Rows to compute at once, at most `batch`: halved until the longest rows fit into `available`
+/// bytes. 1 where not even one row does.
+#[must_use]
+pub fn rows_that_fit(
+    batch: usize,
+    lengths: &[usize],
+    fixed: u64,
+    each: u64,
+    available: u64,
+) -> usize {
+    let mut longest = lengths.to_vec();
+    longest.sort_unstable_by(|a, b| b.cmp(a));
+    let mut rows = batch.max(1);
+    while rows > 1 {
+        let tokens: usize = longest.iter().take(rows).sum();
+        if fixed + each * tokens as u64 <= available {
+            break;
+        }
+        rows = rows.div_ceil(2);
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_halved_until_they_fit() {
+        let lengths = [10, 80, 100, 20, 90, 30, 70, 60];
+        for (batch, available, expected) in [
+            (8, 1_000_000, 8),
+            // 460 tokens in all, 340 of the longest four, 190 of two, 100 of one
+            (8, 1000 + 459 * 10, 4),
+            (8, 1000 + 339 * 10, 2),
+            (8, 1000 + 189 * 10, 1),
+            (8, 10, 1),
+            (7, 1000 + 339 * 10, 2),
+            (3, 1000 + 269 * 10, 2),
+            (1, 0, 1),
+        ] {
+            let got = rows_that_fit(batch, &lengths, 1000, 10, available);
+            assert_eq!(got, expected, "{batch} rows in {available}");
+        }
+    }
+}
