@@ -41,6 +41,8 @@ enum Command {
     Template(TemplateArgs),
     /// Print the loss on eval_dataset, the val_size split, or dataset; JSON on the last line.
     Eval(RunArgs),
+    /// Print how much memory a run will take, part by part; JSON on the last line.
+    Estimate(RunArgs),
     /// Train some steps (--steps N) and print tokens/s, GFLOP/s, share of the ceiling and memory.
     Bench(RunArgs),
     /// Start the dashboard, queue the sample run and follow it here.
@@ -120,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Data(args) => data(&args),
         Command::Template(args) => template(&args),
         Command::Eval(args) => eval(&args),
+        Command::Estimate(args) => estimate(&args),
         Command::Bench(args) => bench(&args),
         Command::Worker(args) => work(&args),
     }
@@ -263,6 +266,13 @@ fn template(args: &TemplateArgs) -> ExitCode {
 fn eval(args: &RunArgs) -> ExitCode {
     match run_args::read(&args.words, Purpose::Eval) {
         Ok((config, notices, _)) => report(notices, engine::eval(&config)),
+        Err(error) => wrong(&error),
+    }
+}
+
+fn estimate(args: &RunArgs) -> ExitCode {
+    match run_args::read(&args.words, Purpose::Train) {
+        Ok((config, notices, _)) => report(notices, engine::estimate(&config)),
         Err(error) => wrong(&error),
     }
 }

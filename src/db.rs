@@ -10,6 +10,7 @@ pub mod list;
 pub mod metrics;
 pub mod queue;
 pub mod runs;
+pub mod speed;
 pub mod team;
 
 use std::path::Path;

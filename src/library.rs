@@ -7,6 +7,7 @@
 //! - [`datasets`]: dataset_info.json, its folders and its edits; [`upload`]: files that come over HTTP.
 //! - [`index`]: where the rows of a file lie; [`rows`]: a page of them; [`detect`]: what their columns are.
 //! - [`models`]: what is on disk; [`registry`]: names to choose from; [`kit`]: tokenizers with their templates.
+//! - [`plan`]: what a run would be before it starts.
 //! - [`report`]: what is wrong with them; [`lengths`]: how long they are; [`tokens`]: one of them, token by token.
 
 pub mod cache;
@@ -16,6 +17,7 @@ pub mod index;
 pub mod kit;
 pub mod lengths;
 pub mod models;
+pub mod plan;
 pub mod registry;
 pub mod report;
 pub mod rows;
@@ -81,6 +83,8 @@ pub type Result<T, E = LibraryError> = std::result::Result<T, E>;
 /// How long an answer that is not ready yet is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
+    /// A form that is being typed into: what is there now counts.
+    Glance,
     /// A page: after a moment it says that work goes on, and asks again.
     Moment,
     /// A program: until it is done.
@@ -90,6 +94,7 @@ pub enum Patience {
 impl Patience {
     fn limit(self) -> Option<Duration> {
         match self {
+            Self::Glance => Some(Duration::from_millis(120)),
             Self::Moment => Some(Duration::from_millis(1200)),
             Self::End => None,
         }

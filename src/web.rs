@@ -11,6 +11,7 @@ pub mod forms;
 pub mod guard;
 pub mod openapi;
 pub mod pages;
+pub mod presets;
 pub mod router;
 pub mod sse;
 pub mod state;

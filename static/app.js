@@ -114,7 +114,8 @@ async function followList(body) {
 // copy buttons -----------------------------------------------------------------------------------------------------
 
 async function copy(button) {
-  const text = document.querySelector(button.dataset.copy)?.textContent ?? '';
+  const source = document.querySelector(button.dataset.copy);
+  const text = source?.value ?? source?.textContent ?? '';
   try {
     await navigator.clipboard.writeText(text);
   } catch {

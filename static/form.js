@@ -1,9 +1,10 @@
 // The New run form: shows a field's error once it was touched, counts what differs from the defaults.
 // The server's answer (parts/check.html) lists every error; this puts each one beside its field.
+// A preset, the YAML or the command bring a new form: nothing here holds on to the old one.
 
 import { word } from './app.js';
 
-const form = document.getElementById('new');
+const form = () => document.getElementById('new');
 
 function valueOf(field) {
   const inputs = [...field.querySelectorAll('input:not([type=hidden]), select')];
@@ -15,7 +16,7 @@ function valueOf(field) {
 
 function paintChanged() {
   let hidden = 0;
-  for (const group of form.querySelectorAll('.group')) {
+  for (const group of form().querySelectorAll('.group')) {
     let here = 0;
     for (const field of group.querySelectorAll('.field')) here += field.classList.contains('changed');
     group.querySelector('[data-count]').textContent = here || '';
@@ -25,7 +26,9 @@ function paintChanged() {
   line.textContent = line.dataset.text.replace('{0}', hidden);
 }
 
-function touch(field) {
+function touch(event) {
+  const field = event.target.closest('#new .field');
+  if (!field) return;
   field.classList.add('touched');
   const value = valueOf(field);
   field.classList.toggle('changed', value !== field.dataset.default && (value !== '' || 'optional' in field.dataset));
@@ -37,7 +40,7 @@ function paintErrors() {
   for (const item of document.querySelectorAll('#problems li')) {
     errors.set(item.dataset.field, item.querySelector('span').textContent);
   }
-  for (const field of form.querySelectorAll('.field')) {
+  for (const field of form().querySelectorAll('.field')) {
     const error = field.classList.contains('touched') ? errors.get(field.dataset.field) ?? '' : '';
     const line = field.querySelector('.field-error');
     if (line.textContent !== error) line.textContent = error;
@@ -48,13 +51,21 @@ function paintErrors() {
   }
 }
 
-form.addEventListener('input', (event) => touch(event.target.closest('.field')));
-form.addEventListener('change', (event) => touch(event.target.closest('.field')));
-form.addEventListener('focusout', (event) => {
-  const field = event.target.closest('.field');
+document.addEventListener('input', touch);
+document.addEventListener('change', touch);
+document.addEventListener('focusout', (event) => {
+  const field = event.target.closest?.('#new .field');
   if (field) { field.classList.add('touched'); paintErrors(); }
 });
-document.addEventListener('htmx:after:swap', paintErrors);
+
+// a new form takes the focus away: the element of the same id gets it back
+let focused = '';
+document.addEventListener('focusin', (event) => { focused = event.target.id; });
+document.addEventListener('htmx:after:swap', () => {
+  if (!form()) return;
+  paintErrors();
+  if (focused && document.activeElement === document.body) document.getElementById(focused)?.focus();
+});
 
 // a link to a field inside a folded group opens it
 function reveal(hash) {
@@ -71,6 +82,6 @@ document.addEventListener('click', (event) => {
   reveal(link.getAttribute('href'));
 });
 reveal(location.hash);
-form.addEventListener('submit', () => {
-  document.getElementById('start').textContent = word('new.starting');
+document.addEventListener('submit', (event) => {
+  if (event.target === form() && event.submitter?.id === 'start') event.submitter.textContent = word('new.starting');
 });

@@ -103,6 +103,9 @@ async fn every_page_is_fit_for_everybody() {
     let empty = Server::start().await;
     let browser = Browser::open().await;
     let config = format!("{FINISHED}?tab=config");
+    let kit = "model=models/sample&template=qwen";
+    let lengths = format!("/datasets/sky?tab=lengths&{kit}&cutoff_len=300");
+    let tokens = format!("/datasets/sky?tab=tokens&{kit}&row=2");
     let compare =
         format!("/compare?runs={},{}", &FINISHED["/runs/".len()..], &FAILED["/runs/".len()..]);
     let pages = [
@@ -114,6 +117,14 @@ async fn every_page_is_fit_for_everybody() {
         (&server, FINISHED, "run-finished"),
         (&server, FAILED, "run-failed"),
         (&server, &config, "run-config"),
+        (&empty, "/datasets", "datasets-empty"),
+        (&server, "/datasets", "datasets"),
+        (&server, "/datasets/sky", "dataset-rows"),
+        (&server, "/datasets/sky?tab=check", "dataset-check"),
+        (&server, &lengths, "dataset-lengths"),
+        (&server, &tokens, "dataset-tokens"),
+        (&server, "/datasets/sky?tab=columns", "dataset-columns"),
+        (&server, "/models", "models"),
         (&server, "/queue", "queue"),
         (&empty, "/queue", "queue-empty"),
         (&server, &compare, "compare"),
@@ -204,6 +215,50 @@ async fn a_wrong_form_comes_back() {
     browser.close().await;
 }
 
+/// The YAML is edited and the form follows; the cutoff's slider moves the numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_form_and_its_yaml_are_in_step() {
+    let server = Server::seeded(seed::three_states).await;
+    let browser = Browser::open().await;
+    let start = "/runs/new?model_name_or_path=models/sample&dataset=sky&template=qwen";
+    browser.tab.goto(&format!("{}{start}", server.url)).await.unwrap();
+    browser.until("document.querySelector('#plan .facts-list dd') && !document.querySelector('#plan[aria-busy]')", SOON).await;
+    browser.until("document.getElementById('plan').textContent.includes('300')", SOON).await;
+    browser
+        .script(
+            "const yaml = document.getElementById('yaml');
+             yaml.value += 'lora_rank: 33\n';
+             yaml.dispatchEvent(new Event('change', { bubbles: true }));",
+        )
+        .await;
+    browser.until("document.getElementById('f-lora_rank').value === '33'", SOON).await;
+    browser.until("document.getElementById('cli').value.includes('--lora_rank 33')", SOON).await;
+    browser
+        .script(
+            "const rank = document.getElementById('f-lora_rank');
+             rank.value = '44';
+             rank.dispatchEvent(new Event('input', { bubbles: true }));",
+        )
+        .await;
+    browser.until("document.getElementById('yaml').value.includes('lora_rank: 44')", SOON).await;
+    let tab = "/datasets/sky?tab=lengths&model=models/sample&template=qwen&cutoff_len=2048";
+    browser.tab.goto(&format!("{}{tab}", server.url)).await.unwrap();
+    browser.until("document.getElementById('f-cut-slide')", SOON).await;
+    let before = browser.script("return document.querySelector('.tiles').textContent").await;
+    browser
+        .script(
+            "const slide = document.getElementById('f-cut-slide');
+             slide.value = '50';
+             slide.dispatchEvent(new Event('input', { bubbles: true }));",
+        )
+        .await;
+    let moved = format!("document.querySelector('.tiles').textContent !== {before}");
+    browser.until(&moved, SOON).await;
+    browser.until("location.search.includes('cutoff_len=50')", SOON).await;
+    assert_eq!(browser.errors().await, Vec::<String>::new());
+    browser.close().await;
+}
+
 /// Two clicks on Run the sample make one run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_double_click_makes_one_run() {
@@ -262,7 +317,7 @@ async fn pages_read_without_scripts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_visit_is_light() {
     let server = Server::seeded(seed::three_states).await;
-    for page in ["/runs", "/runs/new", FINISHED] {
+    for page in ["/runs", "/runs/new", "/datasets", "/datasets/sky", "/models", FINISHED] {
         let mut todo = vec![page.to_owned()];
         let mut seen = BTreeSet::new();
         let mut total = 0;

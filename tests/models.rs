@@ -70,7 +70,7 @@ fn what_lies_on_disk() {
         }
     }
     let page = server.get("/models?q=tiny").body;
-    assert!(page.contains("/runs/new?model=models%2Ftiny"), "{page}");
+    assert!(page.contains("/runs/new?model_name_or_path=models%2Ftiny"), "{page}");
     assert!(server.get("/models").body.contains(&format!("/runs/{id}")));
 }
 

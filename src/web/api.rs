@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod datasets;
 pub mod models;
+pub mod plan;
 pub mod queue;
 pub mod rows;
 pub mod runs;

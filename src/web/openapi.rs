@@ -21,6 +21,8 @@ use super::api;
         api::datasets::remove,
         api::models::list,
         api::models::names,
+        api::plan::convert,
+        api::plan::preview,
         api::rows::page,
         api::rows::report,
         api::rows::lengths,

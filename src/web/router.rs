@@ -90,6 +90,7 @@ impl Route {
             "/runs/new/check" | "/settings/language" | "/settings/theme" | "/login" | "/logout" => {
                 return None;
             }
+            "/runs/new/convert" | "/runs/convert" | "/runs/preview" => return None,
             path if path.starts_with("/settings") || path.starts_with("/users") => "team",
             path if path.starts_with("/tokens") => "team",
             path if path.starts_with("/datasets") || path.starts_with("/uploads") => "data",
@@ -148,6 +149,9 @@ pub const ROUTES: &[Route] = &[
     }),
     route(Get, "/datasets/{name}", Page, || get(pages::dataset::show)),
     route(Post, "/datasets/{name}", Page, || post(pages::dataset::edit)),
+    route(Post, "/runs/new/convert", Page, || post(pages::new::convert)).by(Role::Viewer),
+    route(Post, "/api/v1/runs/convert", Api, || post(api::plan::convert)).by(Role::Viewer),
+    route(Post, "/api/v1/runs/preview", Api, || post(api::plan::preview)).by(Role::Viewer),
     route(Get, "/models", Page, || get(pages::models::list)),
     route(Get, "/api/v1/models", Api, || get(api::models::list)),
     route(Get, "/api/v1/models/names", Api, || get(api::models::names)),

@@ -153,6 +153,31 @@ pub fn bench(config: &Config, steps: Option<u64>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prints a run's memory: a table in MiB, the largest part, and one line of JSON in bytes.
+///
+/// # Errors
+/// When the model cannot be found or read.
+pub fn estimate(config: &Config) -> Result<(), Failure> {
+    let found = engine::estimate::of_run(config, &surroundings(config))?;
+    let mut text = format!("{:<12} {:>9} {:>9} {:>9}  MiB\n", "", "low", "expected", "high");
+    let mut line = serde_json::Map::new();
+    for part in found.parts.iter().chain([&found.total()]) {
+        let mib = [part.low, part.expected, part.high].map(|bytes| bytes / 1_048_576.0);
+        text += &format!("{:<12} {:>9.1} {:>9.1} {:>9.1}\n", part.name, mib[0], mib[1], mib[2]);
+        let bytes = [part.low, part.expected, part.high].map(|bytes| bytes as u64);
+        line.insert(part.name.to_owned(), json!(bytes));
+    }
+    let (trained, all) = found.params;
+    text += &format!("{trained} of {all} parameters are trained");
+    if let Some(part) = found.largest() {
+        text += &format!("; the largest part is {}", part.name);
+    }
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{text}\n{}", serde_json::Value::Object(line));
+    written.map_err(|source| Error::Io { op: "write", path: PathBuf::from("stdout"), source })?;
+    Ok(())
+}
+
 /// The most memory that this process has had, in MiB; 0 where the system does not say.
 fn peak_memory_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -34,6 +34,34 @@ pub async fn three_states(dir: &Path) {
     )
     .await;
     db.close().await;
+    library(dir);
+}
+
+/// A model, one that cannot be trained, and data sets: good, bad and remote.
+fn library(dir: &Path) {
+    let model = dir.join("models/sample");
+    std::fs::create_dir_all(&model).unwrap();
+    for entry in std::fs::read_dir("data/demo/model").unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let odd = dir.join("models/odd");
+    std::fs::create_dir_all(&odd).unwrap();
+    std::fs::write(odd.join("config.json"), r#"{"model_type": "mamba"}"#).unwrap();
+    let row = |n: usize| match n % 40 {
+        7 => json!({"instruction": 5, "output": "x"}),
+        8 => json!({"instruction": "Again?", "output": " "}),
+        _ => {
+            let length = 1 + n * 7 % 23;
+            let said = "why is the sky blue? ".repeat(length);
+            json!({"instruction": said, "output": "Because of Rayleigh scattering. ".repeat(1 + length / 3)})
+        }
+    };
+    let rows: Vec<String> = (0..300).map(|n| row(n).to_string()).collect();
+    std::fs::write(dir.join("sky.jsonl"), rows.join("\n")).unwrap();
+    let info = json!({"sky": {"file_name": "sky.jsonl"}, "gone": {"file_name": "gone.json"},
+        "remote": {"hf_hub_url": "owner/rows"}});
+    std::fs::write(dir.join("dataset_info.json"), info.to_string()).unwrap();
 }
 
 /// Many runs, to fill pages.

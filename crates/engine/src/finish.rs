@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::card;
 use crate::error::{Error, Result};
+use crate::model::gguf::Gguf;
 use crate::model::hub::ModelLocation;
 use crate::model::save::SaveOptions;
 use crate::model::store::Grads;
@@ -42,7 +43,7 @@ pub fn write(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
     if let (true, Some(initial), Some(lora)) =
         (run.config.pissa_convert, &run.prepared.pissa, &run.prepared.lora)
     {
-        initial.convert(run.dir.path(), &run.prepared.decoder, lora, base(run))?;
+        initial.convert(run.dir.path(), &run.prepared.decoder, lora, &base(run))?;
     }
     if run.config.include_effective_tokens_per_second {
         let tokens = match &run.prepared.train {
@@ -117,13 +118,19 @@ fn load_best(run: &mut Run<'_>, io: &mut dyn Observer) -> Result<()> {
 /// When it cannot be written.
 pub fn write_start(run: &Run<'_>) -> Result<()> {
     match (&run.prepared.pissa, &run.prepared.lora) {
-        (Some(initial), Some(lora)) => initial.write(run.dir.path(), lora, base(run)),
+        (Some(initial), Some(lora)) => initial.write(run.dir.path(), lora, &base(run)),
         _ => Ok(()),
     }
 }
 
-fn base<'a>(run: &Run<'a>) -> &'a str {
-    run.config.model_name_or_path.as_deref().unwrap_or_default()
+/// The model that an adapter belongs to: what the run was told, or the repository that a GGUF file says
+/// it was made from, which PEFT can load where it cannot load the file.
+fn base(run: &Run<'_>) -> String {
+    let repo = match &run.prepared.location {
+        ModelLocation::Gguf(file) => Gguf::open(file).ok().and_then(|gguf| gguf.source_repo()),
+        ModelLocation::Folder(_) => None,
+    };
+    repo.unwrap_or_else(|| run.config.model_name_or_path.clone().unwrap_or_default())
 }
 
 /// Writes model or adapter, and tokenizer, into a folder.
@@ -156,7 +163,7 @@ pub fn write_model(run: &Run<'_>, dir: &Path) -> Result<()> {
             let adapters = lora::adapters(&prepared.decoder, lora)?;
             let tensors: Vec<_> =
                 adapters.iter().map(|(name, id)| (name.as_str(), params.value(*id))).collect();
-            adapter_file::save_adapter(dir, lora, base(run), &tensors, Dtype::F32)?;
+            adapter_file::save_adapter(dir, lora, &base(run), &tensors, Dtype::F32)?;
         }
     }
     if let Some(tokenizer) = &prepared.tokenizer {

@@ -8,13 +8,14 @@
 //! - [`prepare`]: everything before the first step; [`vocabulary`]: new tokens and their rows
 //! - [`finish`], [`card`]: what a run leaves behind
 //! - [`state`], [`checkpoint`]: what survives a kill
-//! - [`watch`]: what evaluations decide; [`memory`]: how many rows fit
+//! - [`watch`]: what evaluations decide; [`memory`]: how many rows fit; [`estimate`]: what they take
 //! - [`report`], [`sample`], [`eval`], [`generate`], [`predict`],
 //!   [`task`]: what is told, measured and answered
 //! - [`bench`], [`flops`]: how fast a config trains here, of what is possible
 //! - [`data`]: from dataset files to token ids; [`batch`]: rows laid end to end
 //! - [`model`]: configs, weights, the decoder, adapters, files
 //! - [`ops`]: the decoder's operations, each with both directions
+//! - [`quant`]: frozen weights that stay quantised
 //! - [`optim`]: optimisers, schedules, clipping
 //! - [`linalg`]: singular value decompositions
 //! - [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
@@ -25,6 +26,7 @@ pub mod card;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod estimate;
 pub mod eval;
 pub mod finish;
 pub mod flops;
@@ -39,6 +41,7 @@ pub mod optim;
 pub mod plan;
 pub mod predict;
 pub mod prepare;
+pub mod quant;
 pub mod report;
 pub mod rng;
 pub mod rows;

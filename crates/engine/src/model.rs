@@ -16,6 +16,7 @@ pub mod lora;
 pub mod neftune;
 pub mod params;
 pub mod pissa;
+pub mod quantise;
 pub mod rope_freq;
 pub mod save;
 pub mod store;

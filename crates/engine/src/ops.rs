@@ -14,6 +14,7 @@ pub mod attention;
 pub mod embedding;
 pub mod head;
 pub mod matmul;
+pub mod matrix;
 pub mod rms_norm;
 pub mod rope;
 

@@ -99,7 +99,7 @@ pub fn load(
     io: &mut dyn Observer,
 ) -> Result<Prepared> {
     let location = locate(config, around)?;
-    let model_config = read_config(&location)?;
+    let model_config = stretch(config, read_config(&location)?, io)?;
     let texts = load_texts(config, around, &location, Some(&model_config), io)?;
     let resize = texts.resize;
     let vocab_size = resize.as_ref().map_or(model_config.vocab_size, |r| r.rows);
@@ -281,6 +281,18 @@ pub fn read_config(location: &ModelLocation) -> Result<ModelConfig> {
         ModelLocation::Folder(dir) => ModelConfig::from_file(&dir.join("config.json")),
         ModelLocation::Gguf(file) => Ok(Gguf::open(file)?.config()?),
     }
+}
+
+/// The model's config with the context that `rope_scaling` asks for.
+fn stretch(config: &Config, model: ModelConfig, io: &mut dyn Observer) -> Result<ModelConfig> {
+    let Some(kind) = config.rope_scaling else {
+        return Ok(model);
+    };
+    let (model, told) = model.stretched(kind, Some(config.cutoff_len))?;
+    for line in told {
+        io.say(line)?;
+    }
+    Ok(model)
 }
 
 fn read_tokenizer(location: &ModelLocation) -> Result<Option<Tokenizer>> {

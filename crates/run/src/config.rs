@@ -10,6 +10,7 @@ mod flags;
 mod members;
 mod nearest;
 mod read;
+mod text;
 mod write;
 
 use std::path::Path;

@@ -21,6 +21,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod control;
 pub mod dir;
+pub mod estimate;
 pub mod event;
 pub mod exit;
 pub mod journal;

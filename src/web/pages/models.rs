@@ -137,7 +137,10 @@ pub async fn list(
 }
 
 fn train(model: &str, template: Option<&str>) -> String {
-    format!("/runs/new{}", query(&[("model", model), ("template", template.unwrap_or_default())]))
+    format!(
+        "/runs/new{}",
+        query(&[("model_name_or_path", model), ("template", template.unwrap_or_default())])
+    )
 }
 
 impl Line {
@@ -148,7 +151,8 @@ impl Line {
         let parameters = count(inside.parameters.map(|n| n as f64));
         let link = match (model.kind, &inside.base) {
             (Kind::Adapter, Some(base)) => {
-                let pairs = [("model", base.as_str()), ("adapter", &model.name)];
+                let pairs =
+                    [("model_name_or_path", base.as_str()), ("adapter_name_or_path", &model.name)];
                 Some(format!("/runs/new{}", query(&pairs)))
             }
             (Kind::Adapter, None) => None,

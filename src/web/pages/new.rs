@@ -1,4 +1,7 @@
-//! `/runs/new`: the form, its live check, and Start.
+//! `/runs/new`: the form, its live check, its YAML and command, and Start.
+
+mod convert;
+mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +14,10 @@ use run::fields::Field;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use convert::{Asked, Unread};
+use plan::{PlanView, Suggestion};
+
+use super::link;
 use super::shell::Shell;
 use super::text::Lang;
 use super::view::argument;
@@ -18,8 +25,10 @@ use super::{Htmx, go, html};
 use crate::db::list::{self, Filter};
 use crate::db::runs;
 use crate::jobs::{CreateError, Prepared};
+use crate::library::models::Kind;
 use crate::web::error::{Error, FieldProblem, Result};
 use crate::web::forms::{self, Dressing, GroupView, Typed};
+use crate::web::presets::Preset;
 use crate::web::state::AppState;
 
 /// The URL's query.
@@ -55,8 +64,11 @@ struct Check {
     errors: Vec<Wrong>,
     notices: Vec<String>,
     facts: Vec<(String, String)>,
+    plan: PlanView,
+    suggestions: Vec<Suggestion>,
     yaml: String,
     cli: String,
+    unread: Unread,
 }
 
 #[derive(Template)]
@@ -70,6 +82,15 @@ struct Page {
     sections: Vec<GroupView>,
     groups: Vec<GroupView>,
     changed: usize,
+    check: Check,
+    /// Key, name, what it does, and the page that starts with it.
+    presets: Vec<(&'static str, String, String, String)>,
+}
+
+#[derive(Template)]
+#[template(path = "parts/plan.html")]
+struct PlanPart {
+    shell: Shell,
     check: Check,
 }
 
@@ -110,6 +131,7 @@ pub async fn form(
         focus: &wanted.focus,
         start_id: ulid::Ulid::new().to_string(),
         errors: None,
+        unread: Unread::default(),
     };
     let page = drawing.page(&state, &headers).await?;
     if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
@@ -122,13 +144,59 @@ pub async fn form(
 pub async fn check(
     State(state): State<AppState>,
     headers: HeaderMap,
+    Query(part): Query<Part>,
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
     typed.take("start_id");
+    Asked::take(&mut typed);
     let shell = Shell::bare(&headers);
     let check = Check::new(&state, &typed, shell.lang).await?;
-    html(StatusCode::OK, &Preview { shell, check })
+    match part.part.as_str() {
+        "plan" => html(StatusCode::OK, &PlanPart { shell, check }),
+        _ => html(StatusCode::OK, &Preview { shell, check }),
+    }
+}
+
+/// Which part of the preview.
+#[derive(Debug, Default, Deserialize)]
+pub struct Part {
+    /// `plan`: the numbers alone.
+    #[serde(default)]
+    part: String,
+}
+
+/// POST /runs/new/convert: the page after the YAML, the command or a preset changed the form.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn convert(
+    State(state): State<AppState>,
+    htmx: Htmx,
+    headers: HeaderMap,
+    Form(pairs): Form<Vec<(String, String)>>,
+) -> Result<Response> {
+    let mut typed = Typed::sent(pairs);
+    let start_id = typed.take("start_id").filter(|id| !id.is_empty() && id.len() <= 100);
+    let start_id = start_id.unwrap_or_else(|| ulid::Ulid::new().to_string());
+    let (typed, unread) = match Asked::take(&mut typed).apply(typed) {
+        Ok(typed) => (typed, Unread::default()),
+        Err((typed, unread)) => (typed, unread),
+    };
+    let wrong = |error: run::config::FieldError| FieldProblem {
+        field: error.field,
+        message: error.message,
+    };
+    // what the text has and is wrong is shown; what it lacks is asked for when it is started
+    let errors = match Config::from_pairs(&typed.pairs()) {
+        Err(error) => Some(error.errors.into_iter().map(wrong).collect()),
+        Ok(_) => None,
+    };
+    let wrong = unread.any() || errors.is_some();
+    let status = if wrong { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+    let drawing = Drawing { typed, from: None, focus: "", start_id, errors, unread };
+    let page = drawing.page(&state, &headers).await?;
+    if htmx.0 { html(status, &page.as_main()) } else { html(status, &page) }
 }
 
 /// POST /runs: 303 to the run, or 422 with the form as it was typed.
@@ -143,6 +211,7 @@ pub async fn create(
 ) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
     let start_id = typed.take("start_id").filter(|id| !id.is_empty() && id.len() <= 100);
+    Asked::take(&mut typed);
     match state.jobs.create(&typed.pairs(), start_id.clone()).await {
         Ok((row, _)) => Ok(go(htmx, &format!("/runs/{}", row.id))),
         Err(CreateError::Invalid(errors)) => {
@@ -151,7 +220,9 @@ pub async fn create(
                 .map(|error| FieldProblem { field: error.field, message: error.message })
                 .collect();
             let start_id = start_id.unwrap_or_else(|| ulid::Ulid::new().to_string());
-            let drawing = Drawing { typed, from: None, focus: "", start_id, errors: Some(errors) };
+            let unread = Unread::default();
+            let errors = Some(errors);
+            let drawing = Drawing { typed, from: None, focus: "", start_id, errors, unread };
             let page = drawing.page(&state, &headers).await?;
             if htmx.0 {
                 html(StatusCode::UNPROCESSABLE_ENTITY, &page.as_main())
@@ -171,6 +242,8 @@ struct Drawing<'a> {
     start_id: String,
     /// After a Start that was refused.
     errors: Option<Vec<FieldProblem>>,
+    /// After a text that could not be read.
+    unread: Unread,
 }
 
 impl Drawing<'_> {
@@ -186,7 +259,15 @@ impl Drawing<'_> {
             models: &known.models,
         };
         let groups = self.typed.groups(lang, dressing);
+        let mut check = Check::new(state, &self.typed, lang).await?;
+        check.unread = self.unread;
+        let preset = |preset: &Preset| {
+            let text = |tail: &str| lang.text(&format!("preset.{}{tail}", preset.key)).to_owned();
+            let values: Vec<_> = preset.values().collect();
+            (preset.key, text(""), text(".text"), format!("/runs/new{}", link::query(&values)))
+        };
         Ok(Page {
+            presets: Preset::all().map(preset).collect(),
             from: self.from,
             start_id: self.start_id,
             unseen: self
@@ -198,7 +279,7 @@ impl Drawing<'_> {
             sections: self.typed.sections(lang, dressing),
             changed: groups.iter().map(|group| group.changed).sum(),
             groups,
-            check: Check::new(state, &self.typed, lang).await?,
+            check,
             errors: errors
                 .into_iter()
                 .map(|error| Wrong::new(error.field, error.message, lang))
@@ -241,6 +322,11 @@ impl Check {
             .map(|notice| notice.text.clone())
             .collect();
         let facts = facts(&config, prepared.as_ref(), lang);
+        let plan = match &prepared {
+            Some(prepared) => plan::of(state, &prepared.config, lang).await?,
+            None => PlanView::default(),
+        };
+        let suggestions = plan::suggestions(state, &config, lang).await;
         let errors: Vec<Wrong> =
             errors.into_iter().map(|error| Wrong::new(error.field, error.message, lang)).collect();
         let button = match errors.first() {
@@ -260,8 +346,11 @@ impl Check {
             errors,
             notices,
             facts,
+            plan,
+            suggestions,
             yaml: written.0,
             cli: written.1,
+            unread: Unread::default(),
         })
     }
 }
@@ -298,7 +387,7 @@ fn facts(
     facts
 }
 
-/// Models and data sets of the newest runs, to propose.
+/// Models and data sets of the newest runs and of the disk, to propose.
 struct Known {
     models: Vec<String>,
     datasets: Vec<String>,
@@ -316,6 +405,21 @@ impl Known {
                 .collect();
             values.into_iter().collect()
         };
-        Ok(Self { models: distinct("model_name_or_path"), datasets: distinct("dataset") })
+        let mut known =
+            Self { models: distinct("model_name_or_path"), datasets: distinct("dataset") };
+        for model in state.library.models().await.unwrap_or_default() {
+            let whole = model.kind != Kind::Adapter && model.inside.problem.is_none();
+            if whole && !known.models.contains(&model.name) {
+                known.models.push(model.name);
+            }
+        }
+        if let Ok(home) = state.library.home("") {
+            for listed in state.library.list(home).await.unwrap_or_default() {
+                if listed.problem.is_none() && !known.datasets.contains(&listed.name) {
+                    known.datasets.push(listed.name);
+                }
+            }
+        }
+        Ok(known)
     }
 }

@@ -7,6 +7,7 @@
 mod fields;
 mod parse;
 mod rope;
+mod stretch;
 
 use std::path::Path;
 

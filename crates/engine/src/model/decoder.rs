@@ -5,6 +5,7 @@
 //! intermediates or only its input, as [`Keep`] says. Shape letters as in `ops`.
 
 use candle_core::{Device, Tensor};
+use indexmap::IndexMap;
 
 use super::block::{Block, GateUp, Pass, Qkv, Saved};
 use super::config::{Activation, ModelConfig};
@@ -23,6 +24,7 @@ use crate::ops::embedding;
 use crate::ops::head::{Head, Loss, Objective, WeightGrad, gather_rows, scatter_rows};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Angles;
+use crate::quant::Packed;
 use crate::rng::{Purpose, Stream};
 
 /// What the layers keep between forward and backward.
@@ -66,9 +68,26 @@ impl Decoder {
     ///
     /// # Errors
     /// When a parameter is missing or the config asks for what the engine does not have.
-    pub fn new(config: ModelConfig, mut weights: Weights, device: &Device) -> Result<Self> {
+    pub fn new(config: ModelConfig, weights: Weights, device: &Device) -> Result<Self> {
+        Self::with_packed(config, weights, IndexMap::new(), device)
+    }
+
+    /// As [`Decoder::new`], with some weights quantised: they stay so, and frozen.
+    ///
+    /// # Errors
+    /// As [`Decoder::new`].
+    pub fn with_packed(
+        config: ModelConfig,
+        mut weights: Weights,
+        mut packed: IndexMap<String, Packed>,
+        device: &Device,
+    ) -> Result<Self> {
         let mut params = Params::default();
         for spec in expected_params(&config) {
+            if let Some(packed) = packed.swap_remove(&spec.name) {
+                params.push_packed(spec.name, packed, role(spec.kind))?;
+                continue;
+            }
             let data = weights
                 .swap_remove(&spec.name)
                 .ok_or_else(|| Error::Internal(format!("weight `{}` was not loaded", spec.name)))?;
@@ -149,8 +168,12 @@ impl Decoder {
         if self.lm_head != self.embed {
             return Ok(());
         }
-        let copy = self.params.value(self.embed).copy()?;
-        self.lm_head = self.params.push("lm_head.weight".into(), copy, Role::Embedding);
+        let embed = self.params.get(self.embed).clone();
+        let (name, copy) = ("lm_head.weight".to_owned(), embed.value.copy()?);
+        self.lm_head = match embed.packed {
+            Some(packed) => self.params.push_packed(name, packed, Role::Embedding)?,
+            None => self.params.push(name, copy, Role::Embedding),
+        };
         self.config.tie_word_embeddings = false;
         self.config.raw.insert("tie_word_embeddings".into(), false.into());
         Ok(())
@@ -215,7 +238,7 @@ impl Decoder {
     /// When ids lie outside the vocabulary.
     pub fn losses(&self, batch: &Batch) -> Result<Vec<Loss>> {
         let h_td = self.hidden(batch)?;
-        let w = self.params.value(self.lm_head);
+        let w = self.params.matrix(self.lm_head);
         let loss = |row: &std::ops::Range<usize>| {
             let h = gather_rows(&h_td, &batch.predict[row.clone()])?;
             self.head.loss(&h, w, &batch.targets[row.clone()])
@@ -242,7 +265,7 @@ impl Decoder {
     /// # Errors
     /// When the shapes do not fit.
     pub fn logits(&self, h_nd: &Tensor) -> Result<Tensor> {
-        self.head.logits(h_nd, self.params.value(self.lm_head))
+        self.head.logits(h_nd, self.params.matrix(self.lm_head))
     }
 
     /// The embedded tokens, [t, d].
@@ -251,7 +274,7 @@ impl Decoder {
     /// When ids lie outside the vocabulary.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let factor = self.embedding_scale();
-        let x = embedding::forward(self.params.value(self.embed), ids, factor)?;
+        let x = self.params.matrix(self.embed).rows(ids, factor)?;
         match &self.embed_lora {
             Some(lora) => lora.forward(&self.params, ids, factor, x),
             None => Ok(x),
@@ -322,8 +345,8 @@ impl Decoder {
         drop(x_td);
         let w_norm = self.params.value(self.final_norm);
         let (h_nd, rstd) = self.norm.forward(&x_nd, w_norm)?;
-        let w_vd = self.params.value(self.lm_head);
-        let to = match grads.slot(self.lm_head, w_vd)? {
+        let w_vd = self.params.matrix(self.lm_head);
+        let to = match grads.slot(self.lm_head, self.params.value(self.lm_head))? {
             Some((dw, into)) => WeightGrad::To(dw, into),
             None => WeightGrad::None,
         };

@@ -16,7 +16,8 @@ use super::linear::{self, Linear, Lora, Mode, add, add_row};
 use super::store::{Grads, ParamId, Params};
 use crate::error::Result;
 use crate::ops::matmul;
-use crate::simd::{sum_sq, with_simd};
+use crate::ops::matrix::Matrix;
+use crate::simd::with_simd;
 use crate::tensor::{from_vec, update, view};
 
 /// What DoRA adds to a LoRA.
@@ -38,12 +39,10 @@ pub(super) struct Saved {
 }
 
 impl Dora {
-    /// For the weight as it is now: it must not change any more.
-    ///
-    /// # Errors
-    /// When the weight cannot be read.
-    pub fn new(magnitude: ParamId, w_od: &Tensor) -> Result<Self> {
-        Ok(Self { magnitude, base_sq: row_squares(w_od)?.into() })
+    /// For a weight with rows of these squared lengths: it must not change any more.
+    #[must_use]
+    pub fn new(magnitude: ParamId, base_sq: Vec<f64>) -> Self {
+        Self { magnitude, base_sq: base_sq.into() }
     }
 
     /// m / n, [o].
@@ -58,8 +57,13 @@ impl Dora {
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn weight_norms(w_od: &Tensor, a_rd: &Tensor, b_or: &Tensor, scale: f32) -> Result<Vec<f32>> {
-    norms(&row_squares(w_od)?, w_od, a_rd, b_or, scale)
+pub fn weight_norms(
+    w_od: &dyn Matrix,
+    a_rd: &Tensor,
+    b_or: &Tensor,
+    scale: f32,
+) -> Result<Vec<f32>> {
+    norms(&w_od.row_squares()?, w_od, a_rd, b_or, scale)
 }
 
 /// Sets the rows' length of a weight into which the adapter is merged already.
@@ -69,7 +73,7 @@ pub fn weight_norms(w_od: &Tensor, a_rd: &Tensor, b_or: &Tensor, scale: f32) -> 
 pub fn merge(w_od: &Tensor, magnitude_o: &Tensor) -> Result<()> {
     let host = magnitude_o.to_device(&Device::Cpu)?;
     let (m, width) = (view(&host)?, w_od.dim(1)?);
-    let norms = row_squares(w_od)?;
+    let norms = w_od.row_squares()?;
     update(w_od, |w| {
         for ((row, m), square) in w.chunks_exact_mut(width).zip(&*m).zip(&norms) {
             let factor = m / square.sqrt() as f32;
@@ -78,27 +82,15 @@ pub fn merge(w_od: &Tensor, magnitude_o: &Tensor) -> Result<()> {
     })
 }
 
-fn row_squares(w_od: &Tensor) -> Result<Vec<f64>> {
-    let (host, width) = (w_od.to_device(&Device::Cpu)?, w_od.dim(1)?);
-    let w = view(&host)?;
-    let square = |row: &[f32]| {
-        with_simd(
-            #[inline(always)]
-            || sum_sq(row),
-        )
-    };
-    Ok(w.par_chunks_exact(width).map(square).collect())
-}
-
 fn norms(
     base_sq: &[f64],
-    w_od: &Tensor,
+    w_od: &dyn Matrix,
     a_rd: &Tensor,
     b_or: &Tensor,
     scale: f32,
 ) -> Result<Vec<f32>> {
     let here = |t: Tensor| t.to_device(&Device::Cpu);
-    let p_ro = here(matmul::forward(a_rd, w_od)?)?;
+    let p_ro = here(w_od.forward(a_rd)?)?;
     let h_or = here(matmul::forward(b_or, &matmul::forward(a_rd, a_rd)?)?)?;
     let b_or = here(b_or.clone())?;
     let (o, r) = b_or.dims2()?;
@@ -122,16 +114,16 @@ pub(super) fn forward(
     x_td: &Tensor,
     mode: Mode,
 ) -> Result<(Tensor, linear::Saved)> {
-    let (w, a, b) = (params.value(linear.weight), params.value(lora.a), params.value(lora.b));
+    let (w, a, b) = (params.matrix(linear.weight), params.value(lora.a), params.value(lora.b));
     let dropped = lora.drop(x_td, mode)?;
     let x = dropped.as_ref().unwrap_or(x_td);
     let u = matmul::forward(x, a)?;
-    let z = matmul::forward(x, w)?;
+    let z = w.forward(x)?;
     let z_to = matmul::forward_add(z, lora.scale, &u, b)?;
     let norm_o = norms(&dora.base_sq, w, a, b, lora.scale)?;
     let mut y = scaled(&z_to, &dora.factors(params, &norm_o)?)?;
     if dropped.is_some() {
-        y = matmul::forward_add(y, 1.0, &(x_td - x)?, w)?;
+        y = w.forward_add(y, &(x_td - x)?)?;
     }
     if let Some(bias) = linear.bias {
         y = add_row(y, params.value(bias))?;
@@ -152,7 +144,7 @@ pub(super) fn backward(
     want_dx: bool,
     mode: Mode,
 ) -> Result<Option<Tensor>> {
-    let (w, a, b) = (params.value(linear.weight), params.value(lora.a), params.value(lora.b));
+    let (w, a, b) = (params.matrix(linear.weight), params.value(lora.a), params.value(lora.b));
     if let Some(dm) = grads.summed(dora.magnitude, params.value(dora.magnitude))? {
         add_magnitude_grad(dm, dy_to, saved)?;
     }
@@ -169,13 +161,13 @@ pub(super) fn backward(
         return Ok(dx_td);
     }
     if !lora.drops(mode) {
-        let dx = matmul::input_grad(dx_td, 1.0, &dz, w)?;
+        let dx = w.input_grad(dx_td, 1.0, &dz)?;
         return Ok(Some(matmul::input_grad(Some(dx), 1.0, &du, a)?));
     }
-    let through = matmul::input_grad(None, 1.0, &(&dz - dy_to)?, w)?;
+    let through = w.input_grad(None, 1.0, &(&dz - dy_to)?)?;
     let through = matmul::input_grad(Some(through), 1.0, &du, a)?;
     let masked = lora.drop(&through, mode)?.unwrap_or(through);
-    let dx = matmul::input_grad(dx_td, 1.0, dy_to, w)?;
+    let dx = w.input_grad(dx_td, 1.0, dy_to)?;
     Ok(Some(add(dx, &masked)?))
 }
 
@@ -259,7 +251,7 @@ mod tests {
         let b = push("b", random(4, (O, R)), Role::Adapter);
         let magnitude = push("m", random(5, O), Role::Adapter);
         params.set_trainable(|p| p.role == Role::Adapter);
-        let dora = Some(Dora::new(magnitude, params.value(weight)).unwrap());
+        let dora = Some(Dora::new(magnitude, params.value(weight).row_squares().unwrap()));
         let lora = Some(Lora { a, b, scale: SCALE, dropout, layer: 0, dora });
         (Linear { weight, bias, lora }, params)
     }

@@ -7,6 +7,7 @@
 mod dequant;
 mod meta;
 mod names;
+mod quantised;
 mod scan;
 mod to_config;
 
@@ -67,13 +68,30 @@ impl Gguf {
         let places =
             specs.iter().map(|spec| self.place(config, spec)).collect::<Result<Vec<_>>>()?;
         let read = |(spec, place): (&ParamSpec, &Place)| {
-            let data = dequant::tensor(&self.file, place, dtype).map_err(|e| match e {
-                dequant::Failure::Io(e) => Error::io("read", &self.path, e),
-                dequant::Failure::Candle(e) => self.error(format!("tensor {}: {e}", place.name)),
-            })?;
+            let data =
+                dequant::tensor(&self.file, place, dtype).map_err(|e| self.failure(place, e))?;
             Ok((spec.name.clone(), WeightData { shape: spec.shape.clone(), data }))
         };
         let read: Vec<_> = specs.par_iter().zip(&places).map(read).collect::<Result<_>>()?;
+        let unused = self.unused(&places);
+        Ok(Loaded { weights: read.into_iter().collect(), unused })
+    }
+
+    /// The Hugging Face repository that the file was converted from, where it says so.
+    #[must_use]
+    pub fn source_repo(&self) -> Option<String> {
+        let text = |key: &str| self.content.metadata.get(key)?.to_string().ok();
+        let url = text("general.source.repo_url").or_else(|| text("general.source.url"))?;
+        let repo = url.strip_prefix("https://huggingface.co/")?.trim_matches('/');
+        let plain = |part: &str| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        };
+        let two = repo.split_once('/').is_some_and(|(owner, name)| plain(owner) && plain(name));
+        two.then(|| repo.to_owned())
+    }
+
+    /// Tensors that no place is of.
+    fn unused(&self, places: &[Place]) -> Vec<String> {
         let used: std::collections::BTreeSet<_> =
             places.iter().map(|place| place.name.as_str()).collect();
         let mut unused: Vec<_> = self
@@ -84,7 +102,14 @@ impl Gguf {
             .cloned()
             .collect();
         unused.sort();
-        Ok(Loaded { weights: read.into_iter().collect(), unused })
+        unused
+    }
+
+    fn failure(&self, place: &Place, failure: dequant::Failure) -> Error {
+        match failure {
+            dequant::Failure::Io(e) => Error::io("read", &self.path, e),
+            dequant::Failure::Candle(e) => self.error(format!("tensor {}: {e}", place.name)),
+        }
     }
 
     /// The metadata, with typed access.
@@ -112,8 +137,7 @@ impl Gguf {
         match dequant::tensor(&self.file, &place, Dtype::F32) {
             Ok(super::weights::Data::F32(data)) => Ok(Some(data)),
             Ok(super::weights::Data::Bf16(_)) => Ok(None),
-            Err(dequant::Failure::Io(e)) => Err(Error::io("read", &self.path, e)),
-            Err(dequant::Failure::Candle(e)) => Err(self.error(format!("tensor {name}: {e}"))),
+            Err(e) => Err(self.failure(&place, e)),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::tensor::{from_vec, update, view};
 /// A linear layer's parameters.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// [out, in].
+    /// [out, in]; where it is packed, it is frozen.
     pub weight: ParamId,
     /// [out].
     pub bias: Option<ParamId>,
@@ -74,7 +74,7 @@ impl Linear {
         if let Some((lora, dora)) = self.dora() {
             return dora::forward(self, lora, dora, params, x_td, mode);
         }
-        let mut y = matmul::forward(x_td, params.value(self.weight))?;
+        let mut y = params.matrix(self.weight).forward(x_td)?;
         if let Some(bias) = self.bias {
             y = add_row(y, params.value(bias))?;
         }
@@ -119,8 +119,7 @@ impl Linear {
         want_dx: bool,
         mode: Mode,
     ) -> Result<Option<Tensor>> {
-        let weight = params.value(self.weight);
-        if let Some((dw, into)) = grads.slot(self.weight, weight)? {
+        if let Some((dw, into)) = grads.slot(self.weight, params.value(self.weight))? {
             matmul::weight_grad(dw, into, 1.0, dy_to, x_td)?;
         }
         if let Some(bias) = self.bias
@@ -134,7 +133,7 @@ impl Linear {
         }
         let mut dx = dx_td;
         if want_dx {
-            dx = Some(matmul::input_grad(dx, 1.0, dy_to, weight)?);
+            dx = Some(params.matrix(self.weight).input_grad(dx, 1.0, dy_to)?);
         }
         if let (Some(lora), Some(u)) = (&self.lora, &saved.u_tr) {
             dx = lora.backward(params, grads, x_td, u, dy_to, dx, want_dx, mode)?;
@@ -261,4 +260,81 @@ fn add_column_sums(db_o: &mut Tensor, dy_to: &Tensor) -> Result<()> {
             }
         }
     })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::model::store::Role;
+    use crate::ops::testing::{close, dot, finite_difference, random};
+
+    const T: usize = 64;
+    const D: usize = 96;
+
+    fn layer(dropout: f32, index: u32) -> (Linear, Params) {
+        let mut params = Params::default();
+        let weight = params.push("w".into(), random(1, (40, D)), Role::Matrix);
+        let a = params.push("a".into(), random(2, (4, D)), Role::Adapter);
+        let b = params.push("b".into(), random(3, (40, 4)), Role::Adapter);
+        params.set_trainable(|p| p.role == Role::Adapter);
+        let lora = Some(Lora { a, b, scale: 0.5, dropout, layer: index, dora: None });
+        (Linear { weight, bias: None, lora }, params)
+    }
+
+    #[test]
+    fn dropout_drops_its_share_and_scales_the_rest() {
+        let ones =
+            Tensor::ones((T, D), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        let mask = |p: f32, index: u32, micro_step| {
+            let (linear, _) = layer(p, index);
+            let mode = Mode::Train { seed: 5, micro_step };
+            let dropped = linear.lora.unwrap().drop(&ones, mode).unwrap();
+            dropped.map(|t| view(&t).unwrap().to_vec())
+        };
+        for p in [0.1f32, 0.5, 0.9] {
+            let found = mask(p, 0, 0).unwrap();
+            let keep = 1.0 / (1.0 - p);
+            assert!(found.iter().all(|x| *x == 0.0 || *x == keep));
+            let share = found.iter().filter(|x| **x == 0.0).count() as f32 / found.len() as f32;
+            assert!((share - p).abs() < 0.03, "{p}: {share}");
+            assert_eq!(mask(p, 0, 0).unwrap(), found);
+            assert_ne!(mask(p, 1, 0).unwrap(), found);
+            assert_ne!(mask(p, 0, 1).unwrap(), found);
+        }
+        assert!(mask(0.0, 0, 0).is_none());
+        let (linear, _) = layer(0.5, 0);
+        assert!(linear.lora.unwrap().drop(&ones, Mode::Eval).unwrap().is_none());
+    }
+
+    #[test]
+    fn gradients_with_and_without_dropout() {
+        for (p, mode) in [(0.0, Mode::Eval), (0.3, Mode::Train { seed: 1, micro_step: 2 })] {
+            let (linear, params) = layer(p, 3);
+            let (x, dy) = (random(6, (T, D)), random(7, (T, 40)));
+            let (_, saved) = linear.forward(&params, &x, mode).unwrap();
+            let mut grads = Grads::new(&params);
+            let dx = linear.backward(&params, &mut grads, &x, &saved, &dy, None, true, mode);
+            let dx = dx.unwrap().unwrap();
+            let lora = linear.lora.as_ref().unwrap();
+            let w = params.value(linear.weight);
+            let (a, b) = (params.value(lora.a), params.value(lora.b));
+            let loss = |x: &Tensor, a: &Tensor, b: &Tensor| {
+                let dropped = lora.drop(x, mode).unwrap().unwrap_or(x.clone());
+                let u = dropped.matmul(&a.t().unwrap()).unwrap();
+                let beside = (u.matmul(&b.t().unwrap()).unwrap() * 0.5).unwrap();
+                dot(&(x.matmul(&w.t().unwrap()).unwrap() + beside).unwrap(), &dy)
+            };
+            let (y, _) = linear.forward(&params, &x, mode).unwrap();
+            assert!((dot(&y, &dy) - loss(&x, a, b)).abs() < 1e-2);
+            finite_difference(&x, &dx, 1e-2, |x| loss(x, a, b));
+            finite_difference(a, grads.get(lora.a).unwrap(), 1e-2, |a| loss(&x, a, b));
+            finite_difference(b, grads.get(lora.b).unwrap(), 1e-2, |b| loss(&x, a, b));
+            assert!(grads.get(linear.weight).is_none());
+            let mut again = Grads::new(&params);
+            let none = linear.backward(&params, &mut again, &x, &saved, &dy, None, false, mode);
+            assert!(none.unwrap().is_none());
+            close(again.get(lora.a).unwrap(), grads.get(lora.a).unwrap(), 1e-7);
+        }
+    }
 }

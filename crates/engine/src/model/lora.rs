@@ -203,8 +203,15 @@ pub fn attach_loaded(
 /// it.
 ///
 /// # Errors
-/// When a product fails.
+/// When the model is quantised; when a product fails.
 pub fn merge(decoder: &mut Decoder) -> Result<()> {
+    if decoder.params.quantised() {
+        return Err(Error::input(
+            "quantization_bit",
+            "Cannot merge adapters to a quantized model. Merge into the model in full precision: \
+             leave quantization_bit out",
+        ));
+    }
     let [embed, ..] = decoder.outer_params();
     let mut table = None;
     if let Some(lora) = decoder.embed_lora.take() {
@@ -360,7 +367,7 @@ fn place(
     if hits.next() == Some(true) {
         used.push("embed_tokens".to_owned());
         let [embed, ..] = decoder.outer_params();
-        let (v, d) = decoder.params.value(embed).dims2()?;
+        let (v, d) = decoder.params.matrix(embed).dims()?;
         let params = &mut decoder.params;
         let shapes = [(Part::EmbedA, [lora.rank, v]), (Part::EmbedB, [d, lora.rank])];
         let [a, b] =
@@ -379,7 +386,7 @@ fn beside(
     layer: u32,
     values: &mut Values<'_>,
 ) -> Result<Lora> {
-    let (out, inner) = params.value(linear.weight).dims2()?;
+    let (out, inner) = params.matrix(linear.weight).dims()?;
     let (scale, dropout) = (lora.scale(), lora.dropout);
     let a = push(params, path, layer, Part::A, &[lora.rank, inner], values)?;
     let b = push(params, path, layer, Part::B, &[out, lora.rank], values)?;
@@ -388,13 +395,14 @@ fn beside(
         true => {
             let name = Part::Magnitude.file_name(path);
             let given = values(layer, &name, &[out], Part::Magnitude)?;
-            let w = params.value(linear.weight).clone();
+            let w = params.matrix(linear.weight);
             let lengths = match given {
                 Some(values) => values,
-                None => dora::weight_norms(&w, params.value(a), params.value(b), scale)?,
+                None => dora::weight_norms(w, params.value(a), params.value(b), scale)?,
             };
-            let lengths = Tensor::from_vec(lengths, out, w.device())?;
-            Some(Dora::new(params.push(name, lengths, Role::Adapter), &w)?)
+            let base = w.row_squares()?;
+            let lengths = Tensor::from_vec(lengths, out, params.value(a).device())?;
+            Some(Dora::new(params.push(name, lengths, Role::Adapter), base))
         }
     };
     Ok(Lora { a, b, scale, dropout, layer, dora })

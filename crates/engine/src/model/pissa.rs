@@ -150,9 +150,9 @@ impl Initial {
         }
         for block in &mut decoder.blocks {
             for (_, linear) in block.linears_mut() {
-                let weight = decoder.params.value(linear.weight);
+                let weight = decoder.params.matrix(linear.weight);
                 if let Some(dora) = linear.lora.as_mut().and_then(|lora| lora.dora.as_mut()) {
-                    *dora = Dora::new(dora.magnitude, weight)?;
+                    *dora = Dora::new(dora.magnitude, weight.row_squares()?);
                 }
             }
         }

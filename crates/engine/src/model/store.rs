@@ -8,11 +8,13 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::entries::Entries;
 use crate::error::{Error, Result};
 use crate::ops::matmul::Into;
+use crate::ops::matrix::Matrix;
+use crate::quant::Packed;
 use crate::tensor::{update, zeros};
 
 /// A parameter's place in [`Params`].
@@ -47,8 +49,10 @@ impl Role {
 pub struct Param {
     /// Hugging Face's name, or PEFT's for an adapter.
     pub name: String,
-    /// Its values, f32.
+    /// Its values, f32; none (shape [0]) where `packed` has them.
     pub value: Tensor,
+    /// Its values where they are quantised: it is frozen then.
+    pub packed: Option<Arc<Packed>>,
     /// What it is.
     pub role: Role,
     /// Whether the optimiser moves it.
@@ -64,8 +68,40 @@ pub struct Params {
 impl Params {
     /// Appends a parameter.
     pub fn push(&mut self, name: String, value: Tensor, role: Role) -> ParamId {
-        self.list.push(Param { name, value, role, trainable: false });
+        self.list.push(Param { name, value, packed: None, role, trainable: false });
         ParamId(self.list.len() - 1)
+    }
+
+    /// Appends a quantised parameter.
+    ///
+    /// # Errors
+    /// Never, for a CPU.
+    pub fn push_packed(
+        &mut self,
+        name: String,
+        packed: impl std::convert::Into<Arc<Packed>>,
+        role: Role,
+    ) -> Result<ParamId> {
+        let value = zeros(0, &Device::Cpu)?;
+        let packed = Some(packed.into());
+        self.list.push(Param { name, value, packed, role, trainable: false });
+        Ok(ParamId(self.list.len() - 1))
+    }
+
+    /// The matrix `id`, plain or quantised.
+    #[must_use]
+    pub fn matrix(&self, id: ParamId) -> &dyn Matrix {
+        let param = &self.list[id.0];
+        match &param.packed {
+            Some(packed) => packed.as_ref(),
+            None => &param.value,
+        }
+    }
+
+    /// Whether some parameter is quantised.
+    #[must_use]
+    pub fn quantised(&self) -> bool {
+        self.list.iter().any(|p| p.packed.is_some())
     }
 
     /// The parameter `id`.
@@ -86,10 +122,10 @@ impl Params {
         self.list[id.0].trainable
     }
 
-    /// Decides for each parameter whether it is trained.
+    /// Decides for each parameter whether it is trained; a quantised one never is.
     pub fn set_trainable(&mut self, mut decide: impl FnMut(&Param) -> bool) {
         for param in &mut self.list {
-            param.trainable = decide(param);
+            param.trainable = param.packed.is_none() && decide(param);
         }
     }
 
@@ -116,7 +152,9 @@ impl Params {
     /// (trained, all) element counts.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
-        let count = |p: &Param| p.value.elem_count() as u64;
+        let count = |p: &Param| {
+            p.packed.as_ref().map_or(p.value.elem_count(), |packed| packed.elements()) as u64
+        };
         let trained = self.list.iter().filter(|p| p.trainable).map(count).sum();
         (trained, self.list.iter().map(count).sum())
     }

@@ -5,6 +5,7 @@
 //! is checked against the config before the first byte of data is read.
 
 mod index;
+mod quantised;
 mod read;
 
 use std::path::Path;
@@ -16,6 +17,7 @@ use rayon::prelude::*;
 use safetensors::tensor::Dtype as StDtype;
 
 use index::{Entry, Index};
+pub use quantised::read_folder_quantised;
 
 use super::config::ModelConfig;
 use super::params::{ParamSpec, expected_params};
@@ -154,25 +156,30 @@ fn read_all<'a>(
     let wanted: Vec<_> = wanted.collect();
     let read = |(name, entry): &(&str, &Entry)| {
         let (path, file) = &index.files[entry.file];
-        let data = read::tensor(file, entry, dtype).map_err(|e| match e {
-            read::Failure::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                let why = format!("the file was cut short while tensor {name} was read");
-                Error::input(path.display().to_string(), why)
-            }
-            read::Failure::Io(e) => Error::io("read", path, e),
-            read::Failure::Dtype => Error::input(
-                path.display().to_string(),
-                format!(
-                    "tensor {name} is {:?}; weights must be F32, F16 or BF16. Use the unquantised \
-                     model",
-                    entry.dtype
-                ),
-            ),
-        })?;
+        let data =
+            read::tensor(file, entry, dtype).map_err(|e| read_error(path, name, entry, e))?;
         Ok(((*name).to_owned(), WeightData { shape: entry.shape.clone(), data }))
     };
     let read: Vec<_> = wanted.par_iter().map(read).collect::<Result<_>>()?;
     Ok(read.into_iter().collect())
+}
+
+/// The error for a tensor that could not be read.
+fn read_error(path: &Path, name: &str, entry: &Entry, failure: read::Failure) -> Error {
+    match failure {
+        read::Failure::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            let why = format!("the file was cut short while tensor {name} was read");
+            Error::input(path.display().to_string(), why)
+        }
+        read::Failure::Io(e) => Error::io("read", path, e),
+        read::Failure::Dtype => Error::input(
+            path.display().to_string(),
+            format!(
+                "tensor {name} is {:?}; weights must be F32, F16 or BF16. Use the unquantised model",
+                entry.dtype
+            ),
+        ),
+    }
 }
 
 /// The error for a tensor whose shape is not the config's.

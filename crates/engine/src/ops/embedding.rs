@@ -47,7 +47,7 @@ pub fn backward(dtable_vd: &mut Tensor, ids: &[u32], scale: f32, dx_td: &Tensor)
     })
 }
 
-fn check_ids(ids: &[u32], vocab: usize) -> Result<()> {
+pub(crate) fn check_ids(ids: &[u32], vocab: usize) -> Result<()> {
     match ids.iter().find(|id| **id as usize >= vocab) {
         None => Ok(()),
         Some(id) => Err(Error::input(

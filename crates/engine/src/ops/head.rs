@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::ops::matmul::{self, Into};
+use crate::ops::matrix::Matrix;
 use crate::simd::{exp, max, sum, tanh, with_simd};
 use crate::tensor::{from_vec, update, view};
 
@@ -85,7 +86,7 @@ impl Head {
     ///
     /// # Errors
     /// When a target lies outside the vocabulary.
-    pub fn loss(&self, h_nd: &Tensor, w_vd: &Tensor, targets: &[u32]) -> Result<Loss> {
+    pub fn loss(&self, h_nd: &Tensor, w_vd: &dyn Matrix, targets: &[u32]) -> Result<Loss> {
         let mut total = Loss::default();
         for (from, n) in chunks(h_nd, w_vd, targets)? {
             let z = self.logits(&h_nd.narrow(0, from, n)?, w_vd)?;
@@ -104,7 +105,7 @@ impl Head {
     pub fn loss_and_grad(
         &self,
         h_nd: &Tensor,
-        w_vd: &Tensor,
+        w_vd: &dyn Matrix,
         targets: &[u32],
         scale: f32,
         mut dw: WeightGrad<'_>,
@@ -118,7 +119,7 @@ impl Head {
             total.sum += loss.sum;
             total.plain += loss.plain;
             total.correct += loss.correct;
-            dh.push(matmul::input_grad(None, 1.0, &dz, w_vd)?);
+            dh.push(w_vd.input_grad(None, 1.0, &dz)?);
             if let WeightGrad::To(grad, into) = &mut dw {
                 matmul::weight_grad(grad, *into, 1.0, &dz, &h)?;
                 *into = Into::Add;
@@ -136,8 +137,8 @@ impl Head {
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn logits(&self, h_nd: &Tensor, w_vd: &Tensor) -> Result<Tensor> {
-        let z = matmul::forward(h_nd, w_vd)?;
+    pub fn logits(&self, h_nd: &Tensor, w_vd: &dyn Matrix) -> Result<Tensor> {
+        let z = w_vd.forward(h_nd)?;
         let Some(cap) = self.softcap else {
             return Ok(z);
         };
@@ -290,8 +291,8 @@ fn exponential_sum(z: &[f32], peak: f32) -> f64 {
 }
 
 /// (first token, count) of each chunk, after checking the targets.
-fn chunks(h_nd: &Tensor, w_vd: &Tensor, targets: &[u32]) -> Result<Vec<(usize, usize)>> {
-    let ((n, _), (v, _)) = (h_nd.dims2()?, w_vd.dims2()?);
+fn chunks(h_nd: &Tensor, w_vd: &dyn Matrix, targets: &[u32]) -> Result<Vec<(usize, usize)>> {
+    let ((n, _), (v, _)) = (h_nd.dims2()?, w_vd.dims()?);
     if n != targets.len() {
         return Err(Error::Internal(format!("head: {n} tokens, {} targets", targets.len())));
     }

@@ -67,26 +67,67 @@ pub fn gemm(
     b: Mat<'_>,
     threads: Parallelism,
 ) {
+    #[expect(unsafe_code, reason = "the gemm crate's entry point takes raw pointers")]
+    // SAFETY: `dst` is exclusively borrowed and as long as said.
+    unsafe {
+        gemm_raw(dst.as_mut_ptr(), dst.len(), dst_stride, into, scale, a, b, threads);
+    }
+}
+
+/// As [`gemm`] on this thread alone, for a destination inside a matrix that other threads write too:
+/// `dst` is followed by `len` elements, this one included.
+///
+/// # Safety
+/// `len` elements from `dst` on are of one allocation, and no other thread uses those that the product
+/// is written to: row i at `dst + i * dst_stride`, as many as b has columns.
+///
+/// # Panics
+/// As [`gemm`].
+#[expect(unsafe_code, reason = "tiles of one matrix are written by several threads")]
+pub(crate) unsafe fn gemm_columns(
+    dst: *mut f32,
+    len: usize,
+    dst_stride: usize,
+    into: Into,
+    scale: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { gemm_raw(dst, len, dst_stride, into, scale, a, b, Parallelism::None) }
+}
+
+#[expect(clippy::too_many_arguments, reason = "a product's operands")]
+#[expect(unsafe_code, reason = "the gemm crate's entry point takes raw pointers")]
+unsafe fn gemm_raw(
+    dst: *mut f32,
+    len: usize,
+    dst_stride: usize,
+    into: Into,
+    scale: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    threads: Parallelism,
+) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(a.cols, b.rows, "gemm: inner dimensions differ");
     if m == 0 || n == 0 {
         return;
     }
-    assert!((m - 1) * dst_stride + n <= dst.len(), "gemm: destination too short");
+    assert!((m - 1) * dst_stride + n <= len, "gemm: destination too short");
     assert!(k == 0 || (a.last() < a.data.len() && b.last() < b.data.len()), "gemm: operand short");
     let (read_dst, alpha) = match into {
         Into::Overwrite => (false, 0.0),
         Into::Add => (true, 1.0),
     };
-    #[expect(unsafe_code, reason = "the gemm crate's entry point takes raw pointers")]
     // SAFETY: the asserts above keep every access of the three strided matrices inside their slices,
-    // `dst` is exclusively borrowed, and f32 has no invalid bit patterns.
+    // nobody else uses the destination (the caller's promise), and f32 has no invalid bit patterns.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            dst.as_mut_ptr(),
+            dst,
             1,
             dst_stride as isize,
             read_dst,
@@ -207,7 +248,7 @@ pub fn weight_grad(
     update(dw_od, |dw| gemm(dw, d, into, scale, a, b, pool(2 * t * o * d)))
 }
 
-fn same(what: &str, left: usize, right: usize) -> Result<()> {
+pub(crate) fn same(what: &str, left: usize, right: usize) -> Result<()> {
     if left == right {
         return Ok(());
     }

@@ -16,7 +16,8 @@ use crate::model::gguf::Gguf;
 use crate::model::hub::ModelLocation;
 use crate::model::lora::{self, Init, LoraConfig, Targets};
 use crate::model::pissa::Initial;
-use crate::model::weights::{Dtype, Weights, read_folder};
+use crate::model::quantise::{Plan, Target};
+use crate::model::weights::{Dtype, Weights, read_folder, read_folder_quantised};
 use crate::observer::Observer;
 use crate::vocabulary::Resize;
 
@@ -40,6 +41,13 @@ pub(super) fn load(
     resume: Option<&Path>,
     io: &mut dyn Observer,
 ) -> Result<Loaded> {
+    let quantised = match plan(config, &model_config, resume)? {
+        Some(_) if resize.is_some() => {
+            let why = "Cannot resize embedding layers of a quantized model.";
+            return Err(Error::input("quantization_bit", why));
+        }
+        plan => plan,
+    };
     let whole_model = config.finetuning_type != FinetuningType::Lora;
     let old_rows = model_config.vocab_size;
     if let Some(resize) = resize.as_ref().filter(|_| whole_model && resume.is_some()) {
@@ -48,7 +56,7 @@ pub(super) fn load(
     }
     let mut weights = match resume.filter(|_| whole_model) {
         Some(checkpoint) => read_folder(checkpoint, &model_config, Dtype::F32)?.weights,
-        None if config.train_from_scratch => Weights::default(),
+        None if config.train_from_scratch || quantised.is_some() => Weights::default(),
         None => read(location, &model_config, io)?,
     };
     if let Some(resize) = &resize {
@@ -57,9 +65,12 @@ pub(super) fn load(
         }
         io.say(format!("Resized token embeddings from {old_rows} to {}.", resize.rows))?;
     }
-    let mut decoder = match weights.is_empty() {
-        true => Decoder::from_scratch(model_config, config.seed, &Device::Cpu)?,
-        false => Decoder::new(model_config, weights, &Device::Cpu)?,
+    let mut decoder = match quantised {
+        Some(plan) => read_quantised(location, model_config, &plan, io)?,
+        None if weights.is_empty() => {
+            Decoder::from_scratch(model_config, config.seed, &Device::Cpu)?
+        }
+        None => Decoder::new(model_config, weights, &Device::Cpu)?,
     };
     decoder.neftune = config.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
     let (mut lora, mut pissa) = (None, None);
@@ -84,6 +95,41 @@ pub(super) fn load(
         }
     }
     Ok(Loaded { decoder, lora, pissa })
+}
+
+/// What is quantised of the base: not the modules that are trained whole, which the arguments name,
+/// or the adapter that is gone on with.
+fn plan(
+    config: &Config,
+    model_config: &ModelConfig,
+    resume: Option<&Path>,
+) -> Result<Option<Plan>> {
+    let Some(target) = Target::of(config)? else {
+        return Ok(None);
+    };
+    let given = adapter_paths(config);
+    let mut whole = config.additional_target.clone();
+    for path in given.iter().map(PathBuf::as_path).chain(resume) {
+        whole.extend(read_adapter(path, model_config)?.lora.whole);
+    }
+    Plan::new(target, model_config, &whole).map(Some)
+}
+
+/// A base that stays quantised.
+fn read_quantised(
+    location: &ModelLocation,
+    model_config: ModelConfig,
+    plan: &Plan,
+    io: &mut dyn Observer,
+) -> Result<Decoder> {
+    let loaded = match location {
+        ModelLocation::Folder(dir) => read_folder_quantised(dir, &model_config, plan)?,
+        ModelLocation::Gguf(file) => Gguf::open(file)?.read_quantised(&model_config, plan)?,
+    };
+    for line in loaded.summary() {
+        io.say(line)?;
+    }
+    Decoder::with_packed(model_config, loaded.weights, loaded.packed, &Device::Cpu)
 }
 
 fn read(
@@ -141,11 +187,7 @@ fn adapters(
     resume: Option<&Path>,
     io: &mut dyn Observer,
 ) -> Result<(LoraConfig, Option<Initial>)> {
-    let folder = |name: &String| match &config.adapter_folder {
-        Some(folder) => Path::new(name).join(folder),
-        None => PathBuf::from(name),
-    };
-    let mut paths: Vec<PathBuf> = config.adapter_name_or_path.iter().map(folder).collect();
+    let mut paths = adapter_paths(config);
     let last = if config.create_new_adapter { None } else { paths.pop() };
     for path in &paths {
         load_adapter(decoder, path, None, io)?;
@@ -168,6 +210,15 @@ fn adapters(
         io.say(format!("Loaded adapter(s): {}", names.join(",")))?;
     }
     Ok(made)
+}
+
+/// The folders of the adapters that the arguments name.
+fn adapter_paths(config: &Config) -> Vec<PathBuf> {
+    let folder = |name: &String| match &config.adapter_folder {
+        Some(folder) => Path::new(name).join(folder),
+        None => PathBuf::from(name),
+    };
+    config.adapter_name_or_path.iter().map(folder).collect()
 }
 
 /// An adapter as the arguments describe it.

@@ -202,6 +202,30 @@ impl Config {
     fn check_quantization(&self, r: &mut Rules, lora: bool) {
         let field = "quantization_bit";
         let quantized = self.quantization_bit.is_some();
+        let method = self.quantization_method.as_str();
+        r.refuse(
+            quantized && method != "bnb",
+            "quantization_method",
+            &format!(
+                "`{method}` is not supported: only bitsandbytes' formats (`bnb`) and those of GGUF \
+                 files are computed with here"
+            ),
+        );
+        r.refuse(
+            self.quantization_bit.is_some_and(|bits| bits != 4 && bits != 8),
+            field,
+            "Bitsandbytes only accepts 4-bit or 8-bit quantization.",
+        );
+        r.refuse(
+            !matches!(self.quantization_type.as_str(), "nf4" | "fp4"),
+            "quantization_type",
+            "`quantization_type` is `nf4` or `fp4`.",
+        );
+        r.refuse(
+            quantized && self.train_from_scratch,
+            field,
+            "A model that is trained from scratch has no weights to quantise.",
+        );
         r.refuse(
             quantized && !lora,
             field,

@@ -182,6 +182,48 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
+fn a_quantised_base_is_for_lora() {
+    let check = |more: Value, expected: &[&str]| {
+        let mut map = json!({
+            "model_name_or_path": "m", "dataset": "d", "template": "default", "output_dir": "o",
+            "quantization_bit": 4,
+        });
+        map.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let found = match from_json(map).unwrap().0.check() {
+            Ok(()) => Vec::new(),
+            Err(error) => error.errors.into_iter().map(|e| e.message).collect(),
+        };
+        assert_eq!(found, expected, "{more}");
+    };
+    check(json!({}), &[]);
+    check(json!({ "quantization_bit": 8, "quantization_type": "fp4" }), &[]);
+    check(
+        json!({ "finetuning_type": "full" }),
+        &["Quantization is only compatible with the LoRA or OFT method."],
+    );
+    check(
+        json!({ "adapter_name_or_path": "a,b" }),
+        &["Quantized model only accepts a single adapter. Merge them first."],
+    );
+    check(
+        json!({ "quantization_bit": 5 }),
+        &["Bitsandbytes only accepts 4-bit or 8-bit quantization."],
+    );
+    check(
+        json!({ "quantization_method": "hqq" }),
+        &[
+            "`hqq` is not supported: only bitsandbytes' formats (`bnb`) and those of GGUF files are \
+           computed with here",
+        ],
+    );
+    check(json!({ "quantization_type": "int4" }), &["`quantization_type` is `nf4` or `fp4`."]);
+    check(
+        json!({ "train_from_scratch": true }),
+        &["A model that is trained from scratch has no weights to quantise."],
+    );
+}
+
+#[test]
 fn what_asks_for_nothing_is_never_refused() {
     for value in [json!(null), json!(false), json!(""), json!("none"), json!("None"), json!([])] {
         for name in ["deepspeed", "report_to", "fsdp", "moe_aux_loss_coef"] {

@@ -6,15 +6,29 @@ use serde_json::{Map, Number, Value};
 
 use crate::fields::{Class, FIELDS, Field, Group, python_number, shown};
 
+/// Arguments that count steps, or are a share of them.
+const INTERVALS: [&str; 3] = ["logging_steps", "save_steps", "eval_steps"];
+
 /// Words that YAML 1.1 reads as something else than text.
 const NOT_TEXT: [&str; 11] = ["", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n"];
 
 /// `name: value` lines that both YAML 1.1 and 1.2 read alike.
 pub(super) fn yaml(map: &Map<String, Value>) -> String {
     map.iter().fold(String::new(), |mut out, (name, value)| {
-        let _ = writeln!(out, "{name}: {}", yaml_value(value));
+        let _ = writeln!(out, "{name}: {}", yaml_value(&counted(name, value)));
         out
     })
+}
+
+/// Intervals may be shares of all steps, so they are floats; a whole one reads as a count: `1`, not `1.0`.
+fn counted(name: &str, value: &Value) -> Value {
+    let number = value.as_f64().filter(|number| *number >= 1.0 && *number < 1e15);
+    match number {
+        Some(number) if INTERVALS.contains(&name) && number.fract() == 0.0 => {
+            Value::from(number as u64)
+        }
+        _ => value.clone(),
+    }
 }
 
 fn yaml_value(value: &Value) -> String {
@@ -76,7 +90,7 @@ fn quoted(text: &str) -> String {
 /// A command that any POSIX shell reads, one argument a line.
 pub(super) fn command(map: &Map<String, Value>) -> String {
     map.iter().fold("tallow train".to_owned(), |mut out, (name, value)| {
-        let _ = write!(out, " \\\n    {}", argument(name, value));
+        let _ = write!(out, " \\\n    {}", argument(name, &counted(name, value)));
         out
     })
 }

@@ -24,19 +24,24 @@ macro_rules! model_rows {
                 "YAML file that gives each new special token a description." { kind: Kind::Path };
             done init_special_tokens: InitSpecialTokens = "noise_init", Advanced,
                 "How the embedding rows of new tokens begin.";
-            later model_revision: String = "main", Advanced,
-                "Branch, tag or commit of a hub model.";
-            later rope_scaling: Option<RopeScaling> = "null", Advanced,
-                "Stretches the context beyond what the model was trained on.";
+            done model_revision: String = "main", Advanced,
+                "Branch, tag or commit of a hub model; its snapshot must lie in the cache.";
+            done rope_scaling: Option<RopeScaling> = "null", Advanced,
+                "Stretches the context where `cutoff_len` is beyond what the model was trained on, by the cutoff over that length, rounded up.";
             done train_from_scratch: bool = "false", Advanced,
                 "Begin with random weights: only config.json and the tokenizer of the model are read.";
-            later quantization_method: String = "bnb", Advanced,
-                "Names the quantiser; this program has one of its own.";
-            later quantization_bit: Option<u64> = "null", Advanced,
-                "Keep the frozen base model in 4 or 8 bits and train LoRA over it."
-                { unit: "bits", min: Some(2.0), max: Some(8.0) };
-            later quantization_type: String = "nf4", Advanced, "Format of 4-bit weights.";
-            later double_quantization: bool = "true", Advanced, "Quantise the block scales too.";
+            done quantization_method: String = "bnb", Advanced,
+                "Whose formats are used: bitsandbytes' (`bnb`) are the ones there are."
+                { needs: Some(("finetuning_type", "lora")) };
+            done quantization_bit: Option<u64> = "null", Advanced,
+                "Keep the frozen base model in 4 or 8 bits and train LoRA over it. A GGUF file's own blocks stay as they are."
+                { unit: "bits", min: Some(1.0), max: Some(8.0), needs: Some(("finetuning_type", "lora")) };
+            done quantization_type: String = "nf4", Advanced,
+                "Format of 4-bit weights: `nf4` or `fp4`."
+                { needs: Some(("quantization_bit", "4")) };
+            done double_quantization: bool = "true", Advanced,
+                "Quantise the scales of 4-bit weights too: less memory, a little less exact."
+                { needs: Some(("quantization_bit", "4")) };
         }
     } {
         $($others)*

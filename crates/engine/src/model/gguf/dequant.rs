@@ -33,6 +33,28 @@ pub(super) fn tensor(file: &File, place: &Place, dtype: Dtype) -> Result<Data, F
     })
 }
 
+/// A tensor's blocks in the model's order of rows.
+pub(super) fn raw(file: &File, place: &Place) -> Result<Vec<u8>, Failure> {
+    let row_bytes = place.cols / place.dtype.block_size() * place.dtype.type_size();
+    let mut out = vec![0u8; place.rows * row_bytes];
+    let head_dim = match place.order {
+        RowOrder::Rope { head_dim } => head_dim,
+        RowOrder::Same => 1,
+    };
+    let step = (CHUNK / place.cols.max(1)).max(1).div_ceil(head_dim) * head_dim * row_bytes;
+    out.par_chunks_mut(step.max(1)).enumerate().try_for_each_init(
+        Vec::new,
+        |spare, (i, chunk)| {
+            file.read_exact_at(chunk, place.offset + (i * step) as u64).map_err(Failure::Io)?;
+            if head_dim > 1 {
+                halves_apart(chunk, spare, row_bytes, head_dim);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(out)
+}
+
 fn unpack<T>(file: &File, place: &Place, to: impl Fn(f32) -> T + Sync) -> Result<Vec<T>, Failure>
 where
     T: bytemuck::Pod + Send,

@@ -10,9 +10,9 @@ use crate::model::config::ModelConfig;
 use crate::model::params::{ParamSpec, expected_params};
 
 /// The head's parameter.
-pub(super) const HEAD: &str = "lm_head.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 /// The embedding's parameter.
-pub(super) const EMBED: &str = "model.embed_tokens.weight";
+pub(crate) const EMBED: &str = "model.embed_tokens.weight";
 
 /// The parameters of the modules whose path ends as one of `names` says (PEFT compares ends of
 /// strings, not of path components: `norm` is each module whose name ends so). A head that is the
