@@ -94,7 +94,9 @@ async fn one(db: &Db, run: i64, key: &str, query: &Query) -> Result<Series> {
     // the first and the last bucket carry the exact ends
     let width = (span + points - 1) / points;
     let mut series = if width >= COARSE {
-        window.blocks(db, width).await?
+        // two more for the parts of blocks at either end
+        let inner = points - 2;
+        window.blocks(db, (span + inner - 1) / inner).await?
     } else {
         columns(window.buckets(db, (low, high), width).await?)
     };
