@@ -227,7 +227,7 @@ async fn the_form_and_its_yaml_are_in_step() {
     browser
         .script(
             "const yaml = document.getElementById('yaml');
-             yaml.value += 'lora_rank: 33\n';
+             yaml.value += 'lora_rank: 33\\n';
              yaml.dispatchEvent(new Event('change', { bubbles: true }));",
         )
         .await;
