@@ -16,7 +16,7 @@ use engine::model::config::ModelConfig;
 use engine::model::decoder::{Decoder, Keep};
 use engine::model::gguf::Gguf;
 use engine::model::linear::Mode;
-use engine::model::lora::{self, Init, LoraConfig, Targets};
+use engine::model::lora::{self, LoraConfig, Targets};
 use engine::model::quantise::{Plan, Quantised, Target};
 use engine::model::save::{SaveOptions, save_model};
 use engine::model::store::{Grads, Role};
