@@ -12,10 +12,6 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],
-"normalizer":null,"pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
-"model":{"type":"WordLevel","vocab":{"<unk>":0,"a":1,"b":2,"c":3,"</s>":4},"unk_token":"<unk>"}}"#;
-
 /// A folder with a tiny model, token rows and text rows; a config that trains on them.
 struct Bench {
     root: tempfile::TempDir,
@@ -53,11 +49,7 @@ impl Bench {
 
     /// Alpaca rows for a model with a tokenizer of five words.
     fn with_text(&mut self, file: &str, rows: &str) -> &mut Self {
-        self.write("tiny-model/tokenizer.json", TOKENIZER);
-        self.write("tiny-model/tokenizer_config.json", r#"{"eos_token":"</s>"}"#);
-        self.write(&format!("tiny-data/{file}"), rows);
-        let info = json!({"text": {"file_name": file}});
-        self.write("tiny-data/dataset_info.json", info.to_string());
+        tiny::add_text(self.root.path(), file, rows);
         self.set("dataset", json!("text")).set("template", json!("default"))
     }
 
@@ -184,7 +176,7 @@ fn models_that_do_not_fit() {
     bench.with_text("rows.json", r#"[{"instruction": "a", "input": "", "output": "b"}]"#);
     let words: serde_json::Map<String, Value> =
         (0..400).map(|i| (format!("w{i}"), json!(i))).collect();
-    let mut tokenizer: Value = serde_json::from_str(TOKENIZER).unwrap();
+    let mut tokenizer: Value = serde_json::from_str(tiny::TOKENIZER).unwrap();
     tokenizer["model"]["vocab"] = Value::Object(words);
     tokenizer["model"]["unk_token"] = json!("w0");
     bench.write("tiny-model/tokenizer.json", tokenizer.to_string());

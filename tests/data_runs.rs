@@ -13,10 +13,6 @@ use std::process::Command;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],
-"normalizer":null,"pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
-"model":{"type":"WordLevel","vocab":{"<unk>":0,"a":1,"b":2,"c":3,"</s>":4},"unk_token":"<unk>"}}"#;
-
 struct Bench {
     root: tempfile::TempDir,
     config: Value,
@@ -46,13 +42,9 @@ impl Bench {
             serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
         config["vocab_size"] = json!(5);
         fs::write(model.join("config.json"), config.to_string()).unwrap();
-        fs::write(model.join("tokenizer.json"), TOKENIZER).unwrap();
-        fs::write(model.join("tokenizer_config.json"), r#"{"eos_token":"</s>"}"#).unwrap();
         let row = json!({"instruction": "a b", "input": "", "output": "c <x> a"});
         let rows = Value::from(vec![row; 8]).to_string();
-        fs::write(self.path("tiny-data/text.json"), rows).unwrap();
-        let info = json!({"text": {"file_name": "text.json"}});
-        fs::write(self.path("tiny-data/dataset_info.json"), info.to_string()).unwrap();
+        tiny::add_text(self.root.path(), "text.json", &rows);
         self.set("dataset", json!("text")).set("template", json!("empty"))
     }
 

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use engine::data::load::Stage;
 use engine::data::tools::RunDate;
 use engine::data::{DataArgs, Template, TemplateOptions, Tokenizer, prepare_template};
-use engine::model::gguf::Gguf;
-use engine::model::gguf_tokenizer;
 use engine::model::hub::{ModelLocation, resolve_model};
+use engine::prepare::read_tokenizer;
 use run::config::Config;
 
 use super::datasets::stamp;
@@ -122,14 +121,7 @@ fn make(library: &Library, location: &ModelLocation, wanted: &Wanted) -> Result<
     let model = |error: &dyn std::fmt::Display| {
         LibraryError::wrong("model_name_or_path", error.to_string())
     };
-    let mut tokenizer = match location {
-        ModelLocation::Folder(dir) => Tokenizer::from_folder(dir).map_err(|e| model(&e))?,
-        ModelLocation::Gguf(file) => {
-            let file = Gguf::open(file).map_err(|e| model(&e))?;
-            let (inner, config) = gguf_tokenizer::tokenizer(&file).map_err(|e| model(&e))?;
-            Tokenizer::from_parts(inner, config).map_err(|e| model(&e))?
-        }
-    };
+    let mut tokenizer = read_tokenizer(location).map_err(|e| model(&e))?;
     let args = DataArgs {
         stage: if wanted.pretraining { Stage::Pt } else { Stage::Sft },
         template: wanted.template.clone(),

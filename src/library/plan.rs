@@ -4,12 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use engine::data::order::HoldOut;
 use engine::model::config::ModelConfig;
-use engine::model::gguf::Gguf;
-use engine::model::hub::ModelLocation;
 use engine::model::params::{ParamKind, ParamSpec, expected_params};
 use engine::optim::badam::Order;
 use engine::plan::Plan as Steps;
+use engine::prepare;
 use run::config::Config;
 use run::fields::{BadamMode, FinetuningType, SaveStrategy};
 
@@ -83,11 +83,7 @@ impl Library {
             let steps = Steps::new(&config, &vec![1; units.min(MOST_ROWS)]);
             let steps = steps.map_err(|error| LibraryError::wrong("dataset", error.to_string()))?;
             (plan.steps, plan.epochs) = (steps.total_steps, steps.epochs);
-            let model = match &location {
-                ModelLocation::Folder(dir) => ModelConfig::from_file(&dir.join("config.json")),
-                ModelLocation::Gguf(file) => Gguf::open(file).and_then(|file| file.config()),
-            };
-            if let Ok(model) = model {
+            if let Ok(model) = prepare::read_config(&location) {
                 plan.of_model(&config, &model);
             }
             let place = config.output_dir.clone().filter(|dir| std::path::Path::new(dir).exists());
@@ -176,16 +172,11 @@ fn adapter(config: &Config, specs: &[ParamSpec]) -> Option<u64> {
     Some(specs.iter().filter(hit).map(|spec| rank * sides(spec)).sum())
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "counts of rows are far below 2^52"
-)]
+/// Rows that are held out of `rows`; one at least is left to train on.
 fn held_out(config: &Config, rows: u64) -> u64 {
-    let size = config.val_size;
-    let held = if size > 1.0 { size as u64 } else { (size * rows as f64).ceil() as u64 };
-    held.min(rows.saturating_sub(1))
+    let all = usize::try_from(rows).unwrap_or(usize::MAX);
+    let held = HoldOut::of(config.val_size).map_or(0, |hold_out| hold_out.count(all));
+    (held as u64).min(rows.saturating_sub(1))
 }
 
 #[cfg(test)]

@@ -39,6 +39,12 @@ pub struct FieldProblem {
     pub message: String,
 }
 
+impl From<run::config::FieldError> for FieldProblem {
+    fn from(error: run::config::FieldError) -> Self {
+        Self { field: error.field, message: error.message }
+    }
+}
+
 /// A problem as RFC 9457 has it, with the wrong fields.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
@@ -126,12 +132,9 @@ impl From<DbError> for Error {
 impl From<CreateError> for Error {
     fn from(error: CreateError) -> Self {
         match error {
-            CreateError::Invalid(errors) => Self::invalid(
-                errors
-                    .into_iter()
-                    .map(|error| FieldProblem { field: error.field, message: error.message })
-                    .collect(),
-            ),
+            CreateError::Invalid(errors) => {
+                Self::invalid(errors.into_iter().map(FieldProblem::from).collect())
+            }
             CreateError::Db(error) => error.into(),
             CreateError::Io(error) => Self::internal(error),
         }

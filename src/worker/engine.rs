@@ -24,6 +24,7 @@ use serde_json::json;
 use super::log::Log;
 use super::{Desk, Ended, Failure};
 use crate::clock::{Clock, SystemClock};
+use crate::machine::Usage;
 
 /// Trains as the arguments say.
 ///
@@ -180,10 +181,8 @@ pub fn estimate(config: &Config) -> Result<(), Failure> {
 
 /// The most memory that this process has had, in MiB; 0 where the system does not say.
 fn peak_memory_mib() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
-    kib.unwrap_or(0.0) / 1024.0
+    let usage = Usage::of(i64::from(std::process::id()));
+    usage.map_or(0.0, |usage| usage.peak as f64) / f64::from(1 << 20)
 }
 
 impl From<Error> for Failure {

@@ -1,9 +1,26 @@
 //! A run small enough to be killed many times: a two-layer decoder from scratch on token rows.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
+
+/// A tokenizer of five words, one of them the end.
+pub const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],
+"normalizer":null,"pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
+"model":{"type":"WordLevel","vocab":{"<unk>":0,"a":1,"b":2,"c":3,"</s>":4},"unk_token":"<unk>"}}"#;
+
+/// Gives the model of [`run_config`] a tokenizer, and its dataset folder the set `text`: `rows` in `file`.
+pub fn add_text(root: &Path, file: &str, rows: &str) {
+    let model = root.join("tiny-model");
+    fs::write(model.join("tokenizer.json"), TOKENIZER).unwrap();
+    fs::write(model.join("tokenizer_config.json"), r#"{"eos_token":"</s>"}"#).unwrap();
+    let data = root.join("tiny-data");
+    fs::write(data.join(file), rows).unwrap();
+    let info = json!({"text": {"file_name": file}});
+    fs::write(data.join("dataset_info.json"), info.to_string()).unwrap();
+}
 
 /// Makes the model folder and the dataset below `root`; returns the arguments of a run of
 /// `steps` steps that saves every `save_steps`.

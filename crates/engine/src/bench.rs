@@ -78,10 +78,7 @@ pub fn run(
     steps: u64,
     io: &mut dyn Observer,
 ) -> Result<Bench> {
-    let threads = around.threads(config);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
-    pool.install(|| measure(config, around, steps, threads, io))
+    around.install(config, |threads| measure(config, around, steps, threads, io))
 }
 
 fn measure(

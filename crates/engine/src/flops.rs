@@ -3,9 +3,11 @@
 //! Only what the mathematics asks for is counted: nothing that is computed again, nothing below
 //! the lowest trained layer on the way back, and of the head only positions that carry a label.
 
+use std::collections::HashSet;
+
 use crate::batch::Batch;
 use crate::model::decoder::Decoder;
-use crate::model::params::{ParamKind, expected_params};
+use crate::model::params::{ParamKind, expected_params, layer_of};
 use crate::model::store::Role;
 
 /// One product of a linear layer over t tokens.
@@ -63,7 +65,9 @@ pub fn of(decoder: &Decoder, batch: &Batch) -> Cost {
     let (config, params) = (&decoder.config, &decoder.params);
     let (tokens, labels) = (batch.len(), batch.predict.len());
     let lowest = decoder.lowest_trained();
-    let trained = |name: &str| params.iter().any(|(_, p)| p.trainable && p.name == name);
+    let names: HashSet<&str> =
+        params.iter().filter(|(_, p)| p.trainable).map(|(_, p)| p.name.as_str()).collect();
+    let trained = |name: &str| names.contains(name);
     let embedding_trained = trained("model.embed_tokens.weight");
     let mut cost = Cost::default();
     let mut add = |tokens, inputs, outputs, backward: bool, weight: bool| {
@@ -111,10 +115,6 @@ fn attended(n: usize, window: Option<usize>) -> f64 {
     let seen = window.unwrap_or(n).min(n) as f64;
     let n = n as f64;
     seen * (seen + 1.0) / 2.0 + (n - seen) * seen
-}
-
-fn layer_of(name: &str) -> Option<usize> {
-    name.split_once("layers.")?.1.split('.').next()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -49,6 +49,22 @@ impl Surroundings {
     pub fn threads(&self, config: &Config) -> usize {
         config.threads.unwrap_or(self.cores).max(1)
     }
+
+    /// Does `work` on the threads that a run computes with, and tells it how many they are.
+    ///
+    /// # Errors
+    /// When the threads cannot be started, and those of `work`.
+    pub fn install<R: Send>(
+        &self,
+        config: &Config,
+        work: impl FnOnce(usize) -> Result<R> + Send,
+    ) -> Result<R> {
+        let threads = self.threads(config);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool =
+            pool.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
+        pool.install(|| work(threads))
+    }
 }
 
 /// A model, its tokenizer and the rows to train it on.
@@ -183,7 +199,11 @@ pub fn load_texts(
     let mut args = data_args(config, around);
     args.vocab_size = model.map(|m| m.vocab_size);
     args.cache = io.cache();
-    let mut tokenizer = read_tokenizer(location)?;
+    let mut tokenizer = match location {
+        // rows may be tokens already
+        ModelLocation::Folder(dir) if !dir.join("tokenizer.json").exists() => None,
+        _ => Some(read_tokenizer(location)?),
+    };
     let (mut template, mut resize) = (None, None);
     if let Some(tokenizer) = &mut tokenizer {
         if let Some(model) = model.filter(|_| !config.resize_vocab) {
@@ -295,13 +315,16 @@ fn stretch(config: &Config, model: ModelConfig, io: &mut dyn Observer) -> Result
     Ok(model)
 }
 
-fn read_tokenizer(location: &ModelLocation) -> Result<Option<Tokenizer>> {
+/// The model's tokenizer, from its folder or file.
+///
+/// # Errors
+/// When there is none or it cannot be read.
+pub fn read_tokenizer(location: &ModelLocation) -> Result<Tokenizer> {
     match location {
-        ModelLocation::Folder(dir) if !dir.join("tokenizer.json").exists() => Ok(None),
-        ModelLocation::Folder(dir) => Ok(Some(Tokenizer::from_folder(dir)?)),
+        ModelLocation::Folder(dir) => Ok(Tokenizer::from_folder(dir)?),
         ModelLocation::Gguf(file) => {
             let (inner, config) = gguf_tokenizer::tokenizer(&Gguf::open(file)?)?;
-            Ok(Some(Tokenizer::from_parts(inner, config)?))
+            Ok(Tokenizer::from_parts(inner, config)?)
         }
     }
 }

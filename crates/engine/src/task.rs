@@ -5,7 +5,7 @@ use run::event::Phase;
 use serde_json::Value;
 
 use crate::data::preview::preview_row;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::{self, EvalLoss};
 use crate::observer::Observer;
 use crate::prepare::{self, Surroundings};
@@ -55,10 +55,7 @@ pub fn evaluate(
     around: &Surroundings,
     io: &mut dyn Observer,
 ) -> Result<Vec<(String, EvalLoss)>> {
-    let threads = around.threads(config);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
-    pool.install(|| {
+    around.install(config, |_| {
         let prepared = prepare::load_for_eval(config, around, io)?;
         let sets = match (prepared.eval.is_empty(), prepared.train) {
             (true, Rows::Held(train)) => vec![(String::new(), train)],

@@ -69,10 +69,7 @@ pub struct Run<'a> {
 /// When an input cannot be used, the disk is full, or loss and gradients stay not finite. What is
 /// complete on disk stays.
 pub fn train(config: &Config, around: &Surroundings, io: &mut dyn Observer) -> Result<Outcome> {
-    let threads = around.threads(config);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|e| Error::Internal(format!("cannot start {threads} threads: {e}")))?;
-    pool.install(|| {
+    around.install(config, |threads| {
         let mut run = Run::begin(config, around, threads, io)?;
         if config.only_predicts() {
             finish::measure_only(&run, io)?;

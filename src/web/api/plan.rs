@@ -56,11 +56,7 @@ pub async fn convert(JsonBody(given): JsonBody<Convert>) -> Result<Json<Converte
         }
     };
     let wrong = |error: run::config::ConfigError| {
-        let problem = |error: run::config::FieldError| FieldProblem {
-            field: error.field,
-            message: error.message,
-        };
-        Error::invalid(error.errors.into_iter().map(problem).collect())
+        Error::invalid(error.errors.into_iter().map(FieldProblem::from).collect())
     };
     let (config, notices) = Config::from_pairs(&read.map_err(wrong)?).map_err(wrong)?;
     Ok(Json(Converted {

@@ -129,7 +129,7 @@ pub async fn form(
         typed,
         from,
         focus: &wanted.focus,
-        start_id: ulid::Ulid::new().to_string(),
+        start_id: new_start_id(),
         errors: None,
         unread: Unread::default(),
     };
@@ -177,19 +177,15 @@ pub async fn convert(
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
-    let start_id = typed.take("start_id").filter(|id| !id.is_empty() && id.len() <= 100);
-    let start_id = start_id.unwrap_or_else(|| ulid::Ulid::new().to_string());
+    let start_id = sent_start_id(&mut typed);
+    let start_id = start_id.unwrap_or_else(new_start_id);
     let (typed, unread) = match Asked::take(&mut typed).apply(typed) {
         Ok(typed) => (typed, Unread::default()),
         Err((typed, unread)) => (typed, unread),
     };
-    let wrong = |error: run::config::FieldError| FieldProblem {
-        field: error.field,
-        message: error.message,
-    };
     // what the text has and is wrong is shown; what it lacks is asked for when it is started
     let errors = match Config::from_pairs(&typed.pairs()) {
-        Err(error) => Some(error.errors.into_iter().map(wrong).collect()),
+        Err(error) => Some(error.errors.into_iter().map(FieldProblem::from).collect()),
         Ok(_) => None,
     };
     let wrong = unread.any() || errors.is_some();
@@ -210,16 +206,13 @@ pub async fn create(
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
-    let start_id = typed.take("start_id").filter(|id| !id.is_empty() && id.len() <= 100);
+    let start_id = sent_start_id(&mut typed);
     Asked::take(&mut typed);
     match state.jobs.create(&typed.pairs(), start_id.clone()).await {
         Ok((row, _)) => Ok(go(htmx, &format!("/runs/{}", row.id))),
         Err(CreateError::Invalid(errors)) => {
-            let errors = errors
-                .into_iter()
-                .map(|error| FieldProblem { field: error.field, message: error.message })
-                .collect();
-            let start_id = start_id.unwrap_or_else(|| ulid::Ulid::new().to_string());
+            let errors = errors.into_iter().map(FieldProblem::from).collect();
+            let start_id = start_id.unwrap_or_else(new_start_id);
             let unread = Unread::default();
             let errors = Some(errors);
             let drawing = Drawing { typed, from: None, focus: "", start_id, errors, unread };
@@ -232,6 +225,15 @@ pub async fn create(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What makes two clicks on Start one run, as the form sent it.
+fn sent_start_id(typed: &mut Typed) -> Option<String> {
+    typed.take("start_id").filter(|id| !id.is_empty() && id.len() <= 100)
+}
+
+fn new_start_id() -> String {
+    ulid::Ulid::new().to_string()
 }
 
 /// What the page is drawn from.

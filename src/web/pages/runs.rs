@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 
+use super::link;
 use super::shell::Shell;
 use super::view::RunView;
 use super::{Htmx, html};
@@ -179,34 +180,17 @@ impl Wanted {
     /// The URL of this list.
     fn address(&self) -> String {
         let pairs = [
-            ("q", &self.q),
-            ("status", &self.status),
-            ("model", &self.model),
-            ("dataset", &self.dataset),
-            ("method", &self.method),
-            ("tag", &self.tag),
-            ("before", &self.before),
-            ("part", &self.part),
+            ("q", self.q.as_str()),
+            ("status", self.status.as_str()),
+            ("model", self.model.as_str()),
+            ("dataset", self.dataset.as_str()),
+            ("method", self.method.as_str()),
+            ("tag", self.tag.as_str()),
+            ("before", self.before.as_str()),
+            ("part", self.part.as_str()),
         ];
-        let query: Vec<String> = pairs
-            .iter()
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| format!("{name}={}", encode(value)))
-            .collect();
-        if query.is_empty() { "/runs".to_owned() } else { format!("/runs?{}", query.join("&")) }
+        format!("/runs{}", link::query(&pairs))
     }
-}
-
-/// Percent-encodes a query value.
-pub(super) fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use super::encode::{Labelling, Row};
 use super::error::DataError;
 use super::info::{self, DatasetInfo};
-use super::order::{self, HoldOut, Mix, Sampler};
+use super::order::{self, HoldOut, MIN_VAL_SIZE, Mix, Sampler};
 use super::report::Report;
 use super::template::{Template, TemplateOptions};
 use super::tokenizer::Tokenizer;
@@ -129,9 +129,6 @@ impl DataArgs {
     }
 }
 
-/// Below this, `val_size` means that nothing is held out.
-const MIN_VAL_SIZE: f64 = 1e-6;
-
 /// Rows ready for training and evaluation.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
@@ -226,7 +223,7 @@ fn prepare(
     } else if !eval.is_empty() {
         sets.push_back((String::new(), merge(args, eval)?));
     }
-    let train = match hold_out(args) {
+    let train = match HoldOut::of(args.val_size) {
         Some(size) => {
             let (kept, held) = order::split(train.len(), size, args.seed)?;
             sets.push_back((String::new(), pick(&train, &held)));
@@ -268,14 +265,6 @@ fn merge(args: &DataArgs, mut datasets: Vec<Vec<Item>>) -> Result<Vec<Item>, Dat
     let mixed =
         order::mix(&lengths, args.mix_strategy, args.interleave_probs.as_deref(), args.seed)?;
     Ok(mixed.into_iter().map(|(dataset, row)| datasets[dataset][row].clone()).collect())
-}
-
-fn hold_out(args: &DataArgs) -> Option<HoldOut> {
-    match args.val_size {
-        size if size > 1.0 => Some(HoldOut::Rows(size as usize)),
-        size if size > MIN_VAL_SIZE => Some(HoldOut::Fraction(size)),
-        _ => None,
-    }
 }
 
 fn pick(items: &[Item], rows: &[usize]) -> Vec<Item> {

@@ -67,6 +67,30 @@ pub enum HoldOut {
     Rows(usize),
 }
 
+/// Below this, `val_size` means that nothing is held out.
+pub const MIN_VAL_SIZE: f64 = 1e-6;
+
+impl HoldOut {
+    /// What `val_size` asks for: above 1 a number of rows; `None` for none.
+    #[must_use]
+    pub fn of(val_size: f64) -> Option<Self> {
+        match val_size {
+            size if size > 1.0 => Some(Self::Rows(size as usize)),
+            size if size > MIN_VAL_SIZE => Some(Self::Fraction(size)),
+            _ => None,
+        }
+    }
+
+    /// How many of `n` rows that is; more than `n` where more are asked for.
+    #[must_use]
+    pub fn count(self, n: usize) -> usize {
+        match self {
+            Self::Fraction(fraction) => (fraction * n as f64).ceil() as usize,
+            Self::Rows(rows) => rows,
+        }
+    }
+}
+
 /// Row numbers (train, validation) as `datasets.train_test_split(test_size, seed)` chooses them: of the permuted rows
 /// the first `ceil(n * fraction)` are held out and all others are trained on, both in permuted order.
 ///
@@ -77,10 +101,7 @@ pub fn split(
     hold_out: HoldOut,
     seed: u64,
 ) -> Result<(Vec<usize>, Vec<usize>), DataError> {
-    let held = match hold_out {
-        HoldOut::Fraction(fraction) => (fraction * n as f64).ceil() as usize,
-        HoldOut::Rows(rows) => rows,
-    };
+    let held = hold_out.count(n);
     if held == 0 || held >= n {
         return Err(DataError::invalid(format!(
             "val_size: {held} of the {n} rows would be held out, and at least one row must remain on each side"

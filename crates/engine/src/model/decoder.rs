@@ -12,7 +12,7 @@ use super::config::{Activation, ModelConfig};
 use super::embed_lora::EmbedLora;
 use super::linear::{Linear, Mode};
 use super::neftune;
-use super::params::{ParamKind, expected_params};
+use super::params::{ParamKind, expected_params, layer_of};
 use super::rope_freq::inv_freq_at;
 use super::store::{Grads, ParamId, Params, Role};
 use super::weights::{Data, Weights};
@@ -363,12 +363,8 @@ impl Decoder {
         if self.embedding_trained() {
             return 0;
         }
-        let in_layer = |name: &str| {
-            let rest = name.split("layers.").nth(1)?;
-            rest.split('.').next()?.parse::<usize>().ok()
-        };
         let trained = self.params.iter().filter(|(_, p)| p.trainable);
-        trained.filter_map(|(_, p)| in_layer(&p.name)).min().unwrap_or(self.blocks.len())
+        trained.filter_map(|(_, p)| layer_of(&p.name)).min().unwrap_or(self.blocks.len())
     }
 
     /// Whether backward must reach the embedded tokens.

@@ -45,6 +45,14 @@ pub fn expected_params(config: &ModelConfig) -> Vec<ParamSpec> {
     out.0
 }
 
+/// The layer that a parameter, or a part of an adapter, belongs to by its name; `None` outside the
+/// layers.
+#[must_use]
+pub fn layer_of(name: &str) -> Option<usize> {
+    let (_, rest) = name.split_once("layers.")?;
+    rest.split('.').next()?.parse().ok()
+}
+
 fn layer_params(out: &mut List, config: &ModelConfig, at: &str) {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_width(), config.kv_width());

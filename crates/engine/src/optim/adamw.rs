@@ -46,15 +46,11 @@ impl AdamW {
         clip: f32,
         rate: Rate,
     ) -> Result<()> {
-        let t = slots.step as f64;
-        let step_size = (rate.lr / (1.0 - self.beta1.powf(t))) as f32;
-        let root = (1.0 - self.beta2.powf(t)).sqrt() as f32;
-        let decay = (1.0 - rate.lr * rate.weight_decay) as f32;
+        let kernel = self.kernel(slots.step, clip, rate);
         if !matches!(param.device(), Device::Cpu) {
+            let Kernel { step_size, root, decay, .. } = kernel;
             return self.update_composed(param, grad, slots, clip, (step_size, root, decay));
         }
-        let (b1, b2, eps) = (self.beta1 as f32, self.beta2 as f32, self.eps as f32);
-        let (c1, c2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
         let g = view(grad)?;
         let (m, v) = (slots.get(M)?, slots.get(V)?);
         update(param, |p| {
@@ -64,24 +60,27 @@ impl AdamW {
                         .zip(m.par_chunks_mut(CHUNK))
                         .zip(v.par_chunks_mut(CHUNK))
                         .zip(g.par_chunks(CHUNK))
-                        .for_each(|(((p, m), v), g)| {
-                            with_simd(
-                                #[inline(always)]
-                                || {
-                                    for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
-                                        let g = g * clip;
-                                        *m = b1 * *m + c1 * g;
-                                        *v = b2 * *v + c2 * (g * g);
-                                        *p =
-                                            *p * decay - step_size * (*m / (v.sqrt() / root + eps));
-                                    }
-                                },
-                            );
-                        });
+                        .for_each(|(((p, m), v), g)| kernel.run(p, m, v, g));
                 })
             })
         })???;
         Ok(())
+    }
+
+    /// What update number `step` does to a slice.
+    pub(super) fn kernel(&self, step: u64, clip: f32, rate: Rate) -> Kernel {
+        let t = step as f64;
+        Kernel {
+            b1: self.beta1 as f32,
+            c1: (1.0 - self.beta1) as f32,
+            b2: self.beta2 as f32,
+            c2: (1.0 - self.beta2) as f32,
+            eps: self.eps as f32,
+            step_size: (rate.lr / (1.0 - self.beta1.powf(t))) as f32,
+            root: (1.0 - self.beta2.powf(t)).sqrt() as f32,
+            decay: (1.0 - rate.lr * rate.weight_decay) as f32,
+            clip,
+        }
     }
 
     /// The same in candle operations; the parameter's storage is overwritten.
@@ -103,6 +102,38 @@ impl AdamW {
         let next = ((param * f64::from(decay))? - moved)?;
         param.slice_set(&next, 0, 0)?;
         Ok(())
+    }
+}
+
+/// The constants of one update, in f32.
+#[derive(Clone, Copy)]
+pub(super) struct Kernel {
+    b1: f32,
+    c1: f32,
+    b2: f32,
+    c2: f32,
+    eps: f32,
+    step_size: f32,
+    root: f32,
+    decay: f32,
+    clip: f32,
+}
+
+impl Kernel {
+    /// Moves the parameter `p` and its moments along the gradient `g`.
+    pub(super) fn run(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+        let Self { b1, c1, b2, c2, eps, step_size, root, decay, clip } = *self;
+        with_simd(
+            #[inline(always)]
+            || {
+                for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+                    let g = g * clip;
+                    *m = b1 * *m + c1 * g;
+                    *v = b2 * *v + c2 * (g * g);
+                    *p = *p * decay - step_size * (*m / (v.sqrt() / root + eps));
+                }
+            },
+        );
     }
 }
 

@@ -15,7 +15,8 @@ use run::fields::{BadamMaskMode, BadamMode, BadamSwitchMode};
 
 use crate::error::{Error, Result};
 use crate::model::entries::Entries;
-use crate::model::store::{Grads, Param, Params, Role};
+use crate::model::params::layer_of;
+use crate::model::store::{Grads, Params, Role};
 use crate::rng::{Purpose, Stream};
 
 /// Steps after which ratio mode's entries move on: the package's own number, which LLaMA-Factory
@@ -83,7 +84,9 @@ impl Badam {
         match &self.blocks {
             Blocks::Layers { order, layers } => {
                 let active = layers.get(order.block(ordinal)).copied();
-                params.set_trainable(|p| allowed() && active.is_some() && layer_of(p) == active);
+                params.set_trainable(|p| {
+                    allowed() && active.is_some() && layer_of(&p.name) == active
+                });
                 Grads::new(params)
             }
             Blocks::Share { ratio, scattered, seed } => {
@@ -269,15 +272,9 @@ fn shuffled(n: usize, seed: u64, round: u64, layer: u32) -> Vec<u32> {
     order
 }
 
-/// The layer that a parameter belongs to.
-fn layer_of(param: &Param) -> Option<usize> {
-    let (_, rest) = param.name.split_once("layers.")?;
-    rest.split('.').next()?.parse().ok()
-}
-
 fn trained_layers(params: &Params) -> Vec<usize> {
     let trained = params.iter().filter(|(_, p)| p.trainable);
-    let mut layers: Vec<usize> = trained.filter_map(|(_, p)| layer_of(p)).collect();
+    let mut layers: Vec<usize> = trained.filter_map(|(_, p)| layer_of(&p.name)).collect();
     layers.sort_unstable();
     layers.dedup();
     layers

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::optim::adamw::AdamW;
 use crate::optim::lion::Lion;
 use crate::optim::rule::{Rate, Slots, Spec};
-use crate::simd::{CHUNK, with_simd};
+use crate::simd::CHUNK;
 use crate::tensor::{update, update_bytes, view};
 
 use code::{BLOCK, SIGNED, UNSIGNED};
@@ -66,25 +66,7 @@ pub fn adamw_step(
     if small(param.dims()) {
         return adamw.update(param, grad, slots, clip, rate);
     }
-    let t = slots.step as f64;
-    let (b1, b2, eps) = (adamw.beta1 as f32, adamw.beta2 as f32, adamw.eps as f32);
-    let (c1, c2) = ((1.0 - adamw.beta1) as f32, (1.0 - adamw.beta2) as f32);
-    let size = (rate.lr / (1.0 - adamw.beta1.powf(t))) as f32;
-    let root = (1.0 - adamw.beta2.powf(t)).sqrt() as f32;
-    let decay = (1.0 - rate.lr * rate.weight_decay) as f32;
-    let step = |p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]| {
-        with_simd(
-            #[inline(always)]
-            || {
-                for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
-                    let g = g * clip;
-                    *m = b1 * *m + c1 * g;
-                    *v = b2 * *v + c2 * (g * g);
-                    *p = *p * decay - size * (*m / (v.sqrt() / root + eps));
-                }
-            },
-        );
-    };
+    let kernel = adamw.kernel(slots.step, clip, rate);
     let g = view(grad)?;
     let [m, m_max] = [slots.get(M[0])?, slots.get(M[1])?];
     let [v, v_max] = [slots.get(V[0])?, slots.get(V[1])?];
@@ -107,7 +89,9 @@ pub fn adamw_step(
                                 {
                                     let mut m_f32 = SIGNED.decoded(m, *m_max);
                                     let mut v_f32 = UNSIGNED.decoded(v, *v_max);
-                                    step(p, g, &mut m_f32[..m.len()], &mut v_f32[..v.len()]);
+                                    let (m_now, v_now) =
+                                        (&mut m_f32[..m.len()], &mut v_f32[..v.len()]);
+                                    kernel.run(p, m_now, v_now, g);
                                     *m_max = SIGNED.encode(&m_f32[..m.len()], m);
                                     *v_max = UNSIGNED.encode(&v_f32[..v.len()], v);
                                 }
