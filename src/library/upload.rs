@@ -15,7 +15,7 @@ use super::{Library, LibraryError, Result};
 pub const LARGEST: u64 = 8 << 30;
 /// What an upload leaves free on the disk: a full one stops runs.
 const SPARE: u64 = 1 << 30;
-/// Bytes between two looks at the disk.
+/// Bytes between two looks at the disk, the first after as many: a small file may come at any time.
 const LOOK: u64 = 64 << 20;
 /// How long a client may say nothing.
 const IDLE: Duration = Duration::from_secs(30);
@@ -134,7 +134,7 @@ async fn write<B: AsRef<[u8]>, E: std::fmt::Display>(
     let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(path).await?;
     let mut bytes = std::pin::pin!(bytes);
     let mut hasher = blake3::Hasher::new();
-    let (mut size, mut next_look) = (0_u64, 0_u64);
+    let (mut size, mut next_look) = (0_u64, LOOK);
     let stopped = |why: String| LibraryError::wrong("file", why);
     loop {
         let chunk = tokio::time::timeout(IDLE, bytes.next()).await;
@@ -176,7 +176,7 @@ fn file_name(name: &str) -> Result<(String, String)> {
     let (stem, ending) = last.rsplit_once('.').unwrap_or((last, ""));
     let ending = ending.to_ascii_lowercase();
     if !ENDINGS.contains(&ending.as_str()) {
-        let message = "must be a .json, .jsonl, .csv, .txt or .parquet file";
+        let message = format!("must be a file that ends in .{}", ENDINGS.join(", ."));
         return Err(LibraryError::wrong("file", message));
     }
     Ok((harmless(stem), ending))

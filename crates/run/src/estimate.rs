@@ -187,7 +187,11 @@ pub fn estimate(config: &Config, shape: &Shape, weights: Option<u64>) -> Estimat
     let batch = config.per_device_train_batch_size as f64;
     let tokens = share.map(|share| (share * per_row * batch).max(1.0));
     let rank = if lora { config.lora_rank * shape.matrices().len() } else { 0 };
-    let kept = trained.layers as f64 * (shape.kept() + rank as f64) + shape.passing();
+    let layer = shape.kept() + rank as f64;
+    let kept = match config.gradient_checkpointing {
+        true => (trained.layers * shape.hidden) as f64 + layer,
+        false => trained.layers as f64 * layer,
+    } + shape.passing();
     // What an allocator holds beyond what is in use.
     let [low, expected, high] = [1.0, 1.1, 1.25];
     let bytes = |t: f64, slack: f64| 4.0 * t * kept * slack;
@@ -347,6 +351,8 @@ mod tests {
         assert!(part(&runs[1], "moments") < 0.6 * weights);
         assert_eq!(part(&runs[2], "moments"), 0.0);
         assert!(part(&runs[3], "moments") < weights / 10.0);
+        let again = json!({ "finetuning_type": "full", "gradient_checkpointing": true });
+        assert!(part(&again, "activations") < part(&runs[0], "activations") / 4.0);
         assert!(part(&runs[8], "weights") < part(&runs[7], "weights"));
         assert!(part(&runs[7], "weights") < weights / 3.0);
         assert_eq!(run(runs[0].clone()).largest().unwrap().name, "moments");
