@@ -18,7 +18,8 @@ const RESERVE: u64 = 256 << 20;
 #[must_use]
 pub fn fixed(decoder: &Decoder, optimiser: &Optimiser) -> u64 {
     let of = |(id, param): (_, &crate::model::store::Param)| {
-        let weights = 4 * param.value.elem_count() as u64;
+        let packed = param.packed.as_ref().map_or(0, |packed| packed.bytes());
+        let weights = (4 * param.value.elem_count() + packed) as u64;
         if !param.trainable {
             return weights;
         }

@@ -8,6 +8,7 @@
 mod blocks;
 mod dynamic;
 mod four_bit;
+mod halves;
 mod product;
 mod q8;
 
@@ -18,6 +19,7 @@ use candle_core::quantized::GgmlDType;
 use crate::error::{Error, Result};
 
 pub use four_bit::{FourBit, FourBitBuilder};
+pub use halves::HalfBuilder;
 pub use q8::Q8Builder;
 
 /// How the numbers of a weight are stored.

@@ -25,6 +25,7 @@ use engine::ops::matmul;
 use engine::ops::matrix::Matrix;
 use engine::quant::{Format, FourBit, FourBitBuilder, Packed, Q8Builder};
 use engine::tensor::{from_vec, view};
+use run::config::Half;
 use serde_json::{Value, json};
 
 use gguf_build::{Rng, build};
@@ -284,7 +285,11 @@ fn a_folder_is_quantised_while_it_is_read() {
     let (_, weights, config) = build("llama", json!({}), GgmlDType::F32);
     save(dir.path(), &config, &weights, Dtype::Bf16);
     let config = ModelConfig::from_file(&dir.path().join("config.json")).unwrap();
-    for (target, format) in [(NF4, Format::Nf4), (Target::Eight, Format::Q8_0)] {
+    for (target, format) in [
+        (NF4, Format::Nf4),
+        (Target::Eight, Format::Q8_0),
+        (Target::Half(Half::Bf16), Format::Bf16),
+    ] {
         let loaded = read_folder_quantised(dir.path(), &config, &plan(target)).unwrap();
         assert_eq!(loaded.packed["lm_head.weight"].format(), Format::Bf16);
         let up = &loaded.packed["model.layers.1.mlp.up_proj.weight"];
@@ -295,6 +300,13 @@ fn a_folder_is_quantised_while_it_is_read() {
         assert_eq!(plain.weights["lm_head.weight"], head);
         check_training(&config, loaded, format.name());
     }
+    // All matrices in another half than the file's.
+    let loaded =
+        read_folder_quantised(dir.path(), &config, &plan(Target::Half(Half::Fp16))).unwrap();
+    let matrices = loaded.packed.values().filter(|p| p.format() == Format::F16).count();
+    assert_eq!((matrices, loaded.packed.len()), (16, 16));
+    assert!(loaded.summary()[0].starts_with("Half-precision base: 16 of 16 matrices"));
+    check_training(&config, loaded, "fp16");
     let keep = Plan::new(NF4, &config, &["lm_head".into(), "up_proj".into()]).unwrap();
     let loaded = read_folder_quantised(dir.path(), &config, &keep).unwrap();
     assert!(loaded.weights.contains_key("lm_head.weight"));
@@ -307,6 +319,9 @@ fn a_folder_is_quantised_while_it_is_read() {
     save(dir.path(), &config, &broken, Dtype::F32);
     let error = read_folder_quantised(dir.path(), &config, &plan(NF4)).unwrap_err().to_string();
     assert!(error.contains("up_proj.weight has numbers that are not finite"), "{error}");
+    let target = plan(Target::Half(Half::Fp16));
+    let error = read_folder_quantised(dir.path(), &config, &target).unwrap_err().to_string();
+    assert!(error.contains("not finite in fp16; use bf16"), "{error}");
 }
 
 fn save(dir: &Path, config: &ModelConfig, weights: &Weights, dtype: Dtype) {

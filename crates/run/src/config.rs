@@ -19,6 +19,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 pub use check::Purpose;
+pub use derived::Half;
 pub use error::{ConfigError, FieldError, Notice};
 pub use members::Config;
 

@@ -217,8 +217,10 @@ fn base_bytes(config: &Config, shape: &Shape) -> f64 {
     let linear: usize = shape.matrices().iter().map(|(o, d)| o * d).sum();
     let linear = (linear * shape.layers) as f64;
     let rest = shape.all() - shape.outer() - linear;
-    let outer = shape.outer() * if shape.halves { 2.0 } else { 4.0 };
+    let halves = shape.halves || config.frozen_half().is_some();
+    let outer = shape.outer() * if halves { 2.0 } else { 4.0 };
     let bits = match config.quantization_bit {
+        None if config.frozen_half().is_some() => 16.0,
         None => return 4.0 * shape.all(),
         Some(4) if config.double_quantization => 4.127,
         Some(4) => 4.5,

@@ -1,22 +1,23 @@
-//! A model whose linear layers are held quantised (QLoRA): what `quantization_bit` asks for.
+//! A model whose frozen matrices are held in fewer bits: what `quantization_bit` (QLoRA), `bf16` and
+//! `fp16` ask for.
 //!
 //! A GGUF file's blocks stay as they are. Weights in floating point are quantised while they are read,
 //! some rows at a time: the model is never in memory in full precision. As with bitsandbytes only the
 //! linear layers of the blocks are quantised; embedding and head keep the file's precision (halves stay
-//! halves), norms and biases are f32.
+//! halves), norms and biases are f32. In 16 bits the embedding and the head are held too.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use indexmap::IndexMap;
-use run::config::Config;
+use run::config::{Config, Half};
 
 use super::config::ModelConfig;
 use super::lora::whole;
 use super::params::{ParamKind, ParamSpec};
 use super::weights::{WeightData, Weights};
 use crate::error::{Error, Result};
-use crate::quant::{Format, FourBit, FourBitBuilder, Packed, Q8Builder};
+use crate::quant::{Format, FourBit, FourBitBuilder, HalfBuilder, Packed, Q8Builder};
 
 /// Numbers that are read and quantised at once by one thread.
 const CHUNK: usize = 1 << 20;
@@ -33,6 +34,8 @@ pub enum Target {
     },
     /// 8 bits, llama.cpp's Q8_0.
     Eight,
+    /// 16 bits.
+    Half(Half),
 }
 
 /// What is to be quantised, and how.
@@ -51,7 +54,7 @@ impl Target {
     /// When they ask for bits or a type that there is not.
     pub fn of(config: &Config) -> Result<Option<Self>> {
         Ok(Some(match (config.quantization_bit, config.quantization_type.as_str()) {
-            (None, _) => return Ok(None),
+            (None, _) => return Ok(config.frozen_half().map(Self::Half)),
             (Some(8), _) => Self::Eight,
             (Some(4), kind @ ("nf4" | "fp4")) => Self::FourBit {
                 kind: if kind == "nf4" { FourBit::Nf4 } else { FourBit::Fp4 },
@@ -94,6 +97,13 @@ impl Plan {
         matrix && !self.plain.contains(&spec.name)
     }
 
+    /// Whether parameter `spec` is to be brought into the target's format where a file has it in
+    /// floating point.
+    #[must_use]
+    pub fn converts(&self, spec: &ParamSpec) -> bool {
+        spec.kind == ParamKind::Matrix || matches!(self.target, Target::Half(_))
+    }
+
     /// Bits of each number of a weight that is quantised.
     #[must_use]
     pub fn bits(&self) -> f64 {
@@ -101,6 +111,7 @@ impl Plan {
             Target::FourBit { double: true, .. } => 4.127,
             Target::FourBit { double: false, .. } => 4.5,
             Target::Eight => 8.5,
+            Target::Half(_) => 16.0,
         }
     }
 
@@ -108,7 +119,7 @@ impl Plan {
     #[must_use]
     pub fn divides(&self, cols: usize) -> bool {
         match self.target {
-            Target::FourBit { .. } => true,
+            Target::FourBit { .. } | Target::Half(_) => true,
             Target::Eight => cols.is_multiple_of(Format::Q8_0.block()),
         }
     }
@@ -127,9 +138,16 @@ impl Plan {
     ) -> Result<Packed> {
         let step = (CHUNK / cols.max(1)).max(1).next_multiple_of(step.max(1));
         let parts = (0..rows).step_by(step).map(|from| (from, step.min(rows - from)));
-        let check = |finite: bool| match finite {
-            true => Ok(()),
-            false => {
+        let check = |finite: bool| match (finite, self.target) {
+            (true, _) => Ok(()),
+            (false, Target::Half(half)) => {
+                let half = half.name();
+                let why = format!(
+                    "tensor {name} has numbers that are not finite in {half}; use bf16, or fetch it again"
+                );
+                Err(Error::input(file.display().to_string(), why))
+            }
+            (false, _) => {
                 let why = format!("tensor {name} has numbers that are not finite; fetch it again");
                 Err(Error::input(file.display().to_string(), why))
             }
@@ -144,6 +162,13 @@ impl Plan {
             }
             Target::Eight => {
                 let mut builder = Q8Builder::new(cols);
+                for (from, count) in parts {
+                    check(builder.push(&read(from, count)?))?;
+                }
+                builder.finish()
+            }
+            Target::Half(half) => {
+                let mut builder = HalfBuilder::new(half, cols);
                 for (from, count) in parts {
                     check(builder.push(&read(from, count)?))?;
                 }
@@ -202,9 +227,11 @@ impl Quantised {
         let plain: usize = self.weights.values().map(|w| w.data.len() * 4).sum();
         let bytes: usize = plain + self.packed.values().map(Packed::bytes).sum::<usize>();
         let full = plain + self.packed.values().map(|p| p.elements() * 4).sum::<usize>();
+        let halves = self.packed.values().all(|p| p.format().block() == 1);
         let mut lines = vec![format!(
-            "Quantised base: {} of {} matrices stay packed ({}); weights take {} MiB, in f32 they \
+            "{} base: {} of {} matrices stay packed ({}); weights take {} MiB, in f32 they \
              would take {} MiB.",
+            if halves { "Half-precision" } else { "Quantised" },
             self.packed.len(),
             self.packed.len() + self.weights.values().filter(|w| w.shape.len() == 2).count(),
             list.join(", "),

@@ -42,12 +42,19 @@ pub(super) fn load(
     io: &mut dyn Observer,
 ) -> Result<Loaded> {
     let quantised = match plan(config, &model_config, resume)? {
+        Some(Plan { target: Target::Half(_), .. }) if resize.is_some() => None,
         Some(_) if resize.is_some() => {
             let why = "Cannot resize embedding layers of a quantized model.";
             return Err(Error::input("quantization_bit", why));
         }
         plan => plan,
     };
+    if let Some(half) = config.half().filter(|_| quantised.is_none()) {
+        // Products are f32 on a CPU; memory is what 16 bits save, of weights that nothing changes.
+        let what =
+            "weights that are trained or changed stay in f32, and products are computed in f32";
+        io.warn(format!("{}: {what}; it changes nothing in this run", half.name()))?;
+    }
     let whole_model = config.finetuning_type != FinetuningType::Lora;
     let old_rows = model_config.vocab_size;
     if let Some(resize) = resize.as_ref().filter(|_| whole_model && resume.is_some()) {

@@ -1,7 +1,29 @@
 //! What follows from several arguments, said once for all who need it.
 
 use super::Config;
-use crate::fields::{IntervalStrategy, SamplingStrategy, SaveStrategy, SchedulerType, Stage};
+use crate::fields::{
+    FinetuningType, IntervalStrategy, SamplingStrategy, SaveStrategy, SchedulerType, Stage,
+};
+
+/// A floating-point format of 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    Fp16,
+}
+
+impl Half {
+    /// The argument's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+        }
+    }
+}
 
 impl Config {
     /// Whether rows are packed: as asked, or by default for pre-training; neat packing packs too.
@@ -14,6 +36,27 @@ impl Config {
     #[must_use]
     pub fn alpha(&self) -> usize {
         self.lora_alpha.unwrap_or(2 * self.lora_rank)
+    }
+
+    /// The 16-bit format that is asked for.
+    #[must_use]
+    pub const fn half(&self) -> Option<Half> {
+        match (self.bf16 || self.pure_bf16, self.fp16) {
+            (true, _) => Some(Half::Bf16),
+            (false, true) => Some(Half::Fp16),
+            (false, false) => None,
+        }
+    }
+
+    /// What the base of an adapter is held in where it is held in 16 bits. Not where it is quantised,
+    /// nor where something is folded into it: adapters that are merged, PiSSA's share, new tokens.
+    #[must_use]
+    pub fn frozen_half(&self) -> Option<Half> {
+        let merged = self.adapter_name_or_path.len() > usize::from(!self.create_new_adapter);
+        let frozen = self.finetuning_type == FinetuningType::Lora
+            && self.quantization_bit.is_none()
+            && !(merged || self.pissa_init || self.resize_vocab || self.train_from_scratch);
+        if frozen { self.half() } else { None }
     }
 
     /// The seed of the order of rows.

@@ -14,12 +14,12 @@ macro_rules! runtime_rows {
                 { unit: "threads", min: Some(1.0), max: Some(1024.0) };
             done gradient_checkpointing: bool = "false", Advanced,
                 "Keep only each layer's input and compute the rest again on the way back: less memory, about a third slower, the same numbers.";
-            idle("this CPU build computes in f32") bf16: bool = "false", Advanced,
-                "Compute in bfloat16 with f32 master weights.";
-            idle("this CPU build computes in f32") fp16: bool = "false", Advanced,
-                "Compute in half precision with f32 master weights.";
-            idle("this CPU build computes in f32") pure_bf16: bool = "false", Advanced,
-                "Keep the weights in bfloat16 too.";
+            done bf16: bool = "false", Advanced,
+                "Hold the frozen base of an adapter in bfloat16: half the memory. What is trained, and every product on a CPU, stays f32.";
+            done fp16: bool = "false", Advanced,
+                "As bf16, in half precision. bf16 holds larger numbers; prefer it.";
+            done pure_bf16: bool = "false", Advanced,
+                "The same as bf16 here: what is trained stays f32, so that small updates are not lost.";
         }
     } {
         $($others)*

@@ -8,7 +8,7 @@ use super::names::RowOrder;
 use super::{Gguf, Place, dequant};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
-use crate::model::params::{ParamKind, ParamSpec, expected_params};
+use crate::model::params::{ParamSpec, expected_params};
 use crate::model::quantise::{Held, Plan, Quantised};
 use crate::model::weights::{Data, Dtype, WeightData};
 use crate::quant::{Format, Packed};
@@ -40,7 +40,7 @@ impl Gguf {
             let place = self.place(config, spec)?;
             let (n, dtype) = (place.rows * place.cols, place.dtype);
             let float = matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
-            let made = float && spec.kind == ParamKind::Matrix;
+            let made = float && plan.converts(spec);
             let bytes = match Format::of(dtype) {
                 _ if !plan.packs(spec) => 4 * n,
                 _ if made && plan.divides(place.cols) => (n as f64 * plan.bits() / 8.0) as usize,
@@ -55,7 +55,7 @@ impl Gguf {
     fn held(&self, spec: &ParamSpec, place: &Place, plan: &Plan) -> Result<(Held, Option<String>)> {
         let (rows, cols) = (place.rows, place.cols);
         let float = matches!(place.dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
-        let linear = spec.kind == ParamKind::Matrix;
+        let linear = plan.converts(spec);
         if !plan.packs(spec) {
             return Ok((Held::Plain(self.plain(spec, place)?), None));
         }

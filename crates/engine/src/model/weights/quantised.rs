@@ -10,8 +10,8 @@ use super::index::{Entry, Index};
 use super::{Data, Dtype, WeightData, read, read_error};
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
-use crate::model::params::{ParamKind, ParamSpec, expected_params};
-use crate::model::quantise::{Held, Plan, Quantised};
+use crate::model::params::{ParamSpec, expected_params};
+use crate::model::quantise::{Held, Plan, Quantised, Target};
 use crate::quant::{Format, Packed};
 
 /// All parameters of `config` from a folder, linear layers as `plan.target`; an embedding or head in
@@ -54,8 +54,12 @@ fn held(
     let &[rows, cols] = entry.shape.as_slice() else {
         return Ok((plain()?, None));
     };
-    match (plan.packs(spec), spec.kind, half) {
-        (true, ParamKind::Matrix, _) if plan.divides(cols) => {
+    let asked = match plan.target {
+        Target::Half(half) => Some(half.into()),
+        _ => None,
+    };
+    match (plan.packs(spec), plan.converts(spec) && (asked.is_none() || asked != half), half) {
+        (true, true, _) if plan.divides(cols) => {
             let row = entry.len / rows.max(1);
             let name = (path.as_path(), spec.name.as_str());
             let packed = plan.pack(name, (rows, cols), 1, |from, count| {
@@ -69,7 +73,7 @@ fn held(
             })?;
             Ok((Held::Packed(packed), None))
         }
-        (true, ParamKind::Matrix, _) => {
+        (true, true, _) => {
             Ok((plain()?, Some(format!("rows of {cols} numbers are no whole number of blocks"))))
         }
         (true, _, Some(format)) => {
