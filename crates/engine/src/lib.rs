@@ -18,13 +18,14 @@
 //! - [`quant`]: frozen weights that stay quantised
 //! - [`optim`]: optimisers, schedules, clipping
 //! - [`linalg`]: singular value decompositions
-//! - [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
+//! - [`device`], [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
 
 pub mod batch;
 pub mod bench;
 pub mod card;
 pub mod checkpoint;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod estimate;
 pub mod eval;

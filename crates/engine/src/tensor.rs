@@ -8,10 +8,21 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::sync::LazyLock;
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
 
 use crate::error::{Error, Result};
+
+/// Whether this crate's kernels compute with `tensor`: it is in this machine's memory. Elsewhere
+/// operations are composed of candle's. `TALLOW_COMPOSED=1` composes them here too, which shows on any
+/// machine what a GPU would compute.
+#[must_use]
+pub fn on_host(tensor: &Tensor) -> bool {
+    static COMPOSED: LazyLock<bool> =
+        LazyLock::new(|| std::env::var_os("TALLOW_COMPOSED").is_some_and(|on| on == "1"));
+    tensor.device().is_cpu() && !*COMPOSED
+}
 
 /// A CPU tensor's elements, borrowed for reading.
 pub struct View<'a> {

@@ -195,3 +195,18 @@ fn five_lora_steps_from_a_peft_adapter() {
         assert_eq!(rows[0].labels[0], IGNORE);
     });
 }
+
+/// The same tests once more, every operation composed of candle's: what a GPU would compute.
+#[test]
+fn all_of_it_composed() {
+    const ON: &str = "TALLOW_COMPOSED";
+    if std::env::var_os(ON).is_some() {
+        return;
+    }
+    let again = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--skip", "all_of_it_composed"])
+        .env(ON, "1")
+        .output()
+        .unwrap();
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stdout));
+}

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::ops::matmul;
 use crate::ops::matrix::Matrix;
 use crate::simd::with_simd;
-use crate::tensor::{from_vec, update, view};
+use crate::tensor::{from_vec, on_host, update, view};
 
 /// What DoRA adds to a LoRA.
 #[derive(Clone, Debug)]
@@ -174,7 +174,7 @@ pub(super) fn backward(
 /// `z * factor`, column by column.
 fn scaled(z_to: &Tensor, factor_o: &[f32]) -> Result<Tensor> {
     let o = factor_o.len();
-    if !z_to.device().is_cpu() {
+    if !on_host(z_to) {
         let factor = from_vec(factor_o.to_vec(), o)?.to_device(z_to.device())?;
         return Ok(z_to.broadcast_mul(&factor)?);
     }
@@ -198,7 +198,7 @@ fn add_magnitude_grad(dm_o: &mut Tensor, dy_to: &Tensor, saved: &Saved) -> Resul
     /// Columns of one task.
     const BLOCK: usize = 256;
     let (t, o) = dy_to.dims2()?;
-    if !dy_to.device().is_cpu() {
+    if !on_host(dy_to) {
         let norm = from_vec(saved.norm_o.clone(), o)?.to_device(dy_to.device())?;
         *dm_o = (&*dm_o + ((dy_to * &saved.z_to)?.sum(0)? / norm)?)?;
         return Ok(());

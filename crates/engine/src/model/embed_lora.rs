@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use super::store::{Grads, ParamId, Params};
 use crate::error::Result;
 use crate::ops::matmul;
-use crate::tensor::{from_vec, update, view};
+use crate::tensor::{from_vec, on_host, update, view};
 
 /// The adapter beside the embedding.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ fn add_columns(da_rv: &mut Tensor, ids: &[u32], du_tr: &Tensor) -> Result<()> {
             }
         }
     };
-    if da_rv.device().is_cpu() {
+    if on_host(da_rv) {
         return update(da_rv, add);
     }
     let here = da_rv.to_device(&Device::Cpu)?;

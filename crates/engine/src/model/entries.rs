@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::tensor::{from_vec, update, view, zeros};
+use crate::tensor::{from_vec, on_host, update, view, zeros};
 
 /// Indices into a parameter's values, rows one after the other; each at most once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Entries {
         let device = from.device();
         let host = from.to_device(&candle_core::Device::Cpu)?;
         let values = view(&host)?;
-        if device.is_cpu() {
+        if on_host(from) {
             if sums.is_none() {
                 *sums = Some(zeros(self.len(), device)?);
             }

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::ops::matmul;
 use crate::rng::{Purpose, Stream};
 use crate::simd::CHUNK;
-use crate::tensor::{from_vec, update, view};
+use crate::tensor::{from_vec, on_host, update, view};
 
 /// A linear layer's parameters.
 #[derive(Clone, Debug)]
@@ -213,7 +213,7 @@ impl Lora {
 /// # Errors
 /// When the tensors cannot be written.
 pub fn add(y: Tensor, x: &Tensor) -> Result<Tensor> {
-    if !y.device().is_cpu() {
+    if !on_host(&y) {
         return Ok((y + x)?);
     }
     let x = view(x)?;
@@ -233,7 +233,7 @@ pub fn add(y: Tensor, x: &Tensor) -> Result<Tensor> {
 }
 
 pub(super) fn add_row(y_to: Tensor, bias_o: &Tensor) -> Result<Tensor> {
-    if !y_to.device().is_cpu() {
+    if !on_host(&y_to) {
         return Ok(y_to.broadcast_add(bias_o)?);
     }
     let bias = view(bias_o)?;
@@ -248,7 +248,7 @@ pub(super) fn add_row(y_to: Tensor, bias_o: &Tensor) -> Result<Tensor> {
 }
 
 fn add_column_sums(db_o: &mut Tensor, dy_to: &Tensor) -> Result<()> {
-    if !dy_to.device().is_cpu() {
+    if !on_host(dy_to) {
         *db_o = (&*db_o + dy_to.sum(0)?)?;
         return Ok(());
     }

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::linear::Mode;
 use crate::error::Result;
 use crate::rng::{Purpose, Stream};
-use crate::tensor::{from_vec, update};
+use crate::tensor::{from_vec, on_host, update};
 
 /// Adds the noise of `alpha` to the embedded tokens `x_td` of rows with the given lengths, in
 /// place; nothing where the model is not training.
@@ -41,7 +41,7 @@ pub fn add_noise(x_td: Tensor, lengths: &[usize], alpha: f64, mode: Mode) -> Res
             row.iter_mut().zip(noise).for_each(|(x, n)| *x += n);
         });
     };
-    if x_td.device().is_cpu() {
+    if on_host(&x_td) {
         update(&x_td, fill)?;
         return Ok(x_td);
     }

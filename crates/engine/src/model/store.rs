@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::ops::matmul::Into;
 use crate::ops::matrix::Matrix;
 use crate::quant::Packed;
-use crate::tensor::{update, zeros};
+use crate::tensor::{on_host, update, zeros};
 
 /// A parameter's place in [`Params`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -260,7 +260,7 @@ impl Grads {
             None => Ok(None),
             Some((tensor, Into::Add)) => Ok(Some(tensor)),
             Some((tensor, Into::Overwrite)) => {
-                if tensor.device().is_cpu() {
+                if on_host(tensor) {
                     update(tensor, |t| t.fill(0.0))?;
                 } else {
                     *tensor = tensor.zeros_like()?;

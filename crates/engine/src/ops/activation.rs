@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::simd::{CHUNK, sigmoid, tanh, with_simd};
-use crate::tensor::{from_vec, update, view};
+use crate::tensor::{from_vec, on_host, update, view};
 
 /// Which function gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Gate {
     /// # Errors
     /// When the tensors cannot be read.
     pub fn forward(self, gate_ti: &Tensor, up_ti: &Tensor) -> Result<Tensor> {
-        if !gate_ti.device().is_cpu() {
+        if !on_host(gate_ti) {
             return self.forward_composed(gate_ti, up_ti);
         }
         let (gate, up) = (view(gate_ti)?, view(up_ti)?);
@@ -56,7 +56,7 @@ impl Gate {
         up_ti: Tensor,
         da_ti: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
-        if !gate_ti.device().is_cpu() {
+        if !on_host(&gate_ti) {
             return self.backward_composed(&gate_ti, &up_ti, da_ti);
         }
         let da = view(da_ti)?;

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::ops::matmul::{Into, Mat, gemm};
 use crate::simd::{exp, max, sum, tanh, with_simd};
-use crate::tensor::{from_vec, view};
+use crate::tensor::{from_vec, on_host, view};
 
 pub mod composed;
 mod decode;
@@ -76,7 +76,7 @@ impl Attention {
         offsets: &[usize],
     ) -> Result<Saved> {
         let t = self.check(q_thk, k_tgk, v_tgk, offsets)?;
-        if !q_thk.device().is_cpu() {
+        if !on_host(q_thk) {
             return composed::forward(self, q_thk, k_tgk, v_tgk, offsets);
         }
         let (q, k, v) = (view(q_thk)?, view(k_tgk)?, view(v_tgk)?);
@@ -116,7 +116,7 @@ impl Attention {
         offsets: &[usize],
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let t = self.check(q_thk, k_tgk, v_tgk, offsets)?;
-        if !q_thk.device().is_cpu() {
+        if !on_host(q_thk) {
             return composed::backward(self, do_thk, q_thk, k_tgk, v_tgk, saved, offsets);
         }
         let (q, k, v) = (view(q_thk)?, view(k_tgk)?, view(v_tgk)?);

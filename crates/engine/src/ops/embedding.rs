@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::tensor::{from_vec, update, view};
+use crate::tensor::{from_vec, on_host, update, view};
 
 /// Rows `ids` of `table_vd`, times `scale` (sqrt(d) for Gemma, otherwise 1): [t, d].
 ///
@@ -12,7 +12,7 @@ use crate::tensor::{from_vec, update, view};
 pub fn forward(table_vd: &Tensor, ids: &[u32], scale: f32) -> Result<Tensor> {
     let (v, d) = table_vd.dims2()?;
     check_ids(ids, v)?;
-    if !table_vd.device().is_cpu() {
+    if !on_host(table_vd) {
         let index = Tensor::new(ids, table_vd.device())?;
         return Ok((table_vd.index_select(&index, 0)? * f64::from(scale))?);
     }
@@ -32,7 +32,7 @@ pub fn forward(table_vd: &Tensor, ids: &[u32], scale: f32) -> Result<Tensor> {
 pub fn backward(dtable_vd: &mut Tensor, ids: &[u32], scale: f32, dx_td: &Tensor) -> Result<()> {
     let (v, d) = dtable_vd.dims2()?;
     check_ids(ids, v)?;
-    if !dx_td.device().is_cpu() {
+    if !on_host(dx_td) {
         let index = Tensor::new(ids, dx_td.device())?;
         *dtable_vd = dtable_vd.index_add(&index, &(dx_td * f64::from(scale))?, 0)?;
         return Ok(());

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::ops::matmul::{self, Into};
 use crate::ops::matrix::Matrix;
 use crate::simd::{exp, max, sum, tanh, with_simd};
-use crate::tensor::{from_vec, update, view};
+use crate::tensor::{from_vec, on_host, update, view};
 
 /// Logits (chunk x v) that one chunk may hold.
 const CHUNK_LOGITS: usize = 8 << 20;
@@ -142,7 +142,7 @@ impl Head {
         let Some(cap) = self.softcap else {
             return Ok(z);
         };
-        if !z.device().is_cpu() {
+        if !on_host(&z) {
             return Ok(((z / f64::from(cap))?.tanh()? * f64::from(cap))?);
         }
         update(&z, |z| {
@@ -163,7 +163,7 @@ impl Head {
         targets: &[u32],
         scale: Option<f32>,
     ) -> Result<(Loss, Tensor)> {
-        if !z_nv.device().is_cpu() {
+        if !on_host(&z_nv) {
             return self.cross_entropy_composed(&z_nv, targets, scale);
         }
         let (_, v) = z_nv.dims2()?;
@@ -312,7 +312,7 @@ fn chunks(h_nd: &Tensor, w_vd: &dyn Matrix, targets: &[u32]) -> Result<Vec<(usiz
 /// When x cannot be read.
 pub fn gather_rows(x_td: &Tensor, index: &[u32]) -> Result<Tensor> {
     let (_, d) = x_td.dims2()?;
-    if !x_td.device().is_cpu() {
+    if !on_host(x_td) {
         return Ok(x_td.index_select(&Tensor::new(index, x_td.device())?, 0)?);
     }
     let x = view(x_td)?;
@@ -329,7 +329,7 @@ pub fn gather_rows(x_td: &Tensor, index: &[u32]) -> Result<Tensor> {
 /// When rows cannot be read.
 pub fn scatter_rows(rows_nd: &Tensor, index: &[u32], t: usize) -> Result<Tensor> {
     let (_, d) = rows_nd.dims2()?;
-    if !rows_nd.device().is_cpu() {
+    if !on_host(rows_nd) {
         let zeros = Tensor::zeros((t, d), DType::F32, rows_nd.device())?;
         return Ok(zeros.index_add(&Tensor::new(index, rows_nd.device())?, rows_nd, 0)?);
     }

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use gemm::Parallelism;
 
 use crate::error::{Error, Result};
-use crate::tensor::{from_vec, update, view};
+use crate::tensor::{from_vec, on_host, update, view};
 
 /// What a product does with what is in its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ pub fn pool(flops: usize) -> Parallelism {
 pub fn forward(x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
     let ((t, d), (o, d_w)) = (x_td.dims2()?, w_od.dims2()?);
     same("input features", d, d_w)?;
-    if !x_td.device().is_cpu() {
+    if !on_host(x_td) {
         return Ok(x_td.matmul(&w_od.t()?)?);
     }
     let (x, w) = (view(x_td)?, view(w_od)?);
@@ -181,7 +181,7 @@ pub fn forward(x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
 pub fn forward_add(y_to: Tensor, scale: f32, x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
     let ((t, d), (o, d_w)) = (x_td.dims2()?, w_od.dims2()?);
     same("input features", d, d_w)?;
-    if !x_td.device().is_cpu() {
+    if !on_host(x_td) {
         let product = x_td.matmul(&w_od.t()?)?;
         return Ok((y_to + (product * f64::from(scale))?)?);
     }
@@ -203,7 +203,7 @@ pub fn input_grad(
 ) -> Result<Tensor> {
     let ((t, o), (o_w, d)) = (dy_to.dims2()?, w_od.dims2()?);
     same("output features", o, o_w)?;
-    if !dy_to.device().is_cpu() {
+    if !on_host(dy_to) {
         let product = (dy_to.matmul(w_od)? * f64::from(scale))?;
         return Ok(match dx_td {
             Some(dx) => (dx + product)?,
@@ -235,7 +235,7 @@ pub fn weight_grad(
 ) -> Result<()> {
     let ((t, o), (t_x, d)) = (dy_to.dims2()?, x_td.dims2()?);
     same("tokens", t, t_x)?;
-    if !dy_to.device().is_cpu() {
+    if !on_host(dy_to) {
         let product = (dy_to.t()?.matmul(x_td)? * f64::from(scale))?;
         *dw_od = match into {
             Into::Overwrite => product,

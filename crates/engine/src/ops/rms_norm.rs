@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::simd::{sum2, with_simd};
-use crate::tensor::{from_vec, update, view};
+use crate::tensor::{from_vec, on_host, update, view};
 
 /// Rows of one task. Fixed: the weight gradient is summed per task, then over tasks in order.
 const ROWS: usize = 32;
@@ -30,7 +30,7 @@ impl RmsNorm {
     /// When the weight's length does not divide the width of x.
     pub fn forward(&self, x_td: &Tensor, w_d: &Tensor) -> Result<(Tensor, Tensor)> {
         let d = width(x_td, w_d)?;
-        if !x_td.device().is_cpu() {
+        if !on_host(x_td) {
             return self.forward_composed(x_td, w_d);
         }
         let (x, w) = (view(x_td)?, view(w_d)?);
@@ -73,7 +73,7 @@ impl RmsNorm {
         rstd_t: &Tensor,
     ) -> Result<Tensor> {
         let d = width(x_td, w_d)?;
-        if !x_td.device().is_cpu() {
+        if !on_host(x_td) {
             return self.backward_composed(dx_td, dw_d, dy_td, x_td, w_d, rstd_t);
         }
         let (dy, x, w, rstd) = (view(dy_td)?, view(x_td)?, view(w_d)?, view(rstd_t)?);

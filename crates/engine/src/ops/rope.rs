@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::simd::with_simd;
-use crate::tensor::update;
+use crate::tensor::{on_host, update};
 
 /// Tokens of one task.
 const ROWS: usize = 32;
@@ -53,7 +53,7 @@ impl Angles {
     /// # Errors
     /// When the tensor cannot be written.
     pub fn apply(&self, x_thk: Tensor, head_dim: usize, direction: Direction) -> Result<Tensor> {
-        if !x_thk.device().is_cpu() {
+        if !on_host(&x_thk) {
             return self.apply_composed(&x_thk, head_dim, direction);
         }
         let (_, width) = x_thk.dims2()?;

@@ -4,13 +4,13 @@
 //! `p = p (1 - lr wd) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`: the order of
 //! operations of torch.optim.AdamW. Moments are f32. Source: Loshchilov and Hutter, 2019.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::optim::rule::{Rate, Slots, Spec};
 use crate::simd::{CHUNK, with_simd};
-use crate::tensor::{update, view};
+use crate::tensor::{on_host, update, view};
 
 /// Constants of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,7 +47,7 @@ impl AdamW {
         rate: Rate,
     ) -> Result<()> {
         let kernel = self.kernel(slots.step, clip, rate);
-        if !matches!(param.device(), Device::Cpu) {
+        if !on_host(param) {
             let Kernel { step_size, root, decay, .. } = kernel;
             return self.update_composed(param, grad, slots, clip, (step_size, root, decay));
         }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::model::store::{Grads, Params};
 use crate::simd::{CHUNK, sum_sq, with_simd};
-use crate::tensor::view;
+use crate::tensor::{on_host, view};
 
 /// Euclidean norm over all gradients: squares are summed in f64 by fixed chunks, in order.
 ///
@@ -15,7 +15,7 @@ pub fn grad_norm(params: &Params, grads: &Grads) -> Result<f64> {
     let mut total = 0f64;
     for id in params.trained() {
         let Some(grad) = grads.get(id) else { continue };
-        if !grad.device().is_cpu() {
+        if !on_host(grad) {
             total += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
             continue;
         }

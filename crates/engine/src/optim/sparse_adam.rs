@@ -10,7 +10,7 @@ use super::adamw::AdamW;
 use super::rule::Slots;
 use crate::error::Result;
 use crate::model::entries::Entries;
-use crate::tensor::{from_vec, update, view};
+use crate::tensor::{from_vec, on_host, update, view};
 
 /// Moves the `entries` of `param`; `grad` has one value for each, first multiplied by `clip`.
 ///
@@ -42,7 +42,7 @@ pub fn step(
         }
     };
     let (m, v) = (slots.get("exp_avg")?, slots.get("exp_avg_sq")?);
-    if param.device().is_cpu() {
+    if on_host(param) {
         return update(param, |p| update(m, |m| update(v, |v| move_entries(p, m, v))))??;
     }
     let values = |tensor: &Tensor| Ok::<_, crate::error::Error>(view(&host(tensor)?)?.to_vec());

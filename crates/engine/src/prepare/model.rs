@@ -7,6 +7,7 @@ use run::config::Config;
 use run::event::Phase;
 use run::fields::FinetuningType;
 
+use crate::device;
 use crate::error::{Error, Result};
 use crate::model::adapter_file::read_adapter;
 use crate::model::config::ModelConfig;
@@ -41,7 +42,10 @@ pub(super) fn load(
     resume: Option<&Path>,
     io: &mut dyn Observer,
 ) -> Result<Loaded> {
+    let device = device::choose(config, io)?;
     let quantised = match plan(config, &model_config, resume)? {
+        // Blocks are computed with on the CPU only.
+        Some(Plan { target: Target::Half(_), .. }) if !device.is_cpu() => None,
         Some(Plan { target: Target::Half(_), .. }) if resize.is_some() => None,
         Some(_) if resize.is_some() => {
             let why = "Cannot resize embedding layers of a quantized model.";
@@ -50,7 +54,7 @@ pub(super) fn load(
         plan => plan,
     };
     if let Some(half) = config.half().filter(|_| quantised.is_none()) {
-        // Products are f32 on a CPU; memory is what 16 bits save, of weights that nothing changes.
+        // Products are f32; memory is what 16 bits save, of weights that nothing changes.
         let what =
             "weights that are trained or changed stay in f32, and products are computed in f32";
         io.warn(format!("{}: {what}; it changes nothing in this run", half.name()))?;
@@ -74,10 +78,8 @@ pub(super) fn load(
     }
     let mut decoder = match quantised {
         Some(plan) => read_quantised(location, model_config, &plan, io)?,
-        None if weights.is_empty() => {
-            Decoder::from_scratch(model_config, config.seed, &Device::Cpu)?
-        }
-        None => Decoder::new(model_config, weights, &Device::Cpu)?,
+        None if weights.is_empty() => Decoder::from_scratch(model_config, config.seed, &device)?,
+        None => Decoder::new(model_config, weights, &device)?,
     };
     decoder.neftune = config.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
     let (mut lora, mut pissa) = (None, None);

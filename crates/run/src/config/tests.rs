@@ -249,15 +249,15 @@ fn what_asks_for_nothing_is_never_refused() {
 #[test]
 fn no_effect_is_said_once_and_kept_but_secrets_are_not() {
     let (config, notices) = from_json(json!({
-        "use_cpu": true, "ddp_timeout": 1800, "dataloader_num_workers": "4", "hub_token": "hf_x", "fp16": true,
+        "tf32": true, "ddp_timeout": 1800, "dataloader_num_workers": "4", "hub_token": "hf_x", "fp16": true,
     }))
     .unwrap();
     let texts: Vec<&str> = notices.iter().map(|notice| notice.text.as_str()).collect();
-    assert_eq!(texts[0], "`use_cpu` has no effect here: the CPU is the only device of this build");
+    assert_eq!(texts[0], "`tf32` has no effect here: it concerns GPUs");
     let fields: Vec<&str> = notices.iter().map(|notice| notice.field).collect();
-    assert_eq!(fields[..3], ["use_cpu", "dataloader_num_workers", "hub_token"]);
+    assert_eq!(fields[..3], ["tf32", "dataloader_num_workers", "hub_token"]);
     let map = Value::from(config.to_map());
-    assert_eq!(map, json!({"fp16": true, "use_cpu": true, "dataloader_num_workers": 4}));
+    assert_eq!(map, json!({"fp16": true, "tf32": true, "dataloader_num_workers": 4}));
     let (_, again) = from_json(map).unwrap();
     assert_eq!(again.len(), notices.len() - 1);
 }

@@ -12,6 +12,8 @@ macro_rules! runtime_rows {
             done threads: Option<usize> = "null", Advanced,
                 "Threads that compute; left out, all cores. Another number changes the last digits."
                 { unit: "threads", min: Some(1.0), max: Some(1024.0) };
+            done use_cpu: bool = "false", Advanced,
+                "Compute on the CPU even where this program was built for GPUs and finds one.";
             done gradient_checkpointing: bool = "false", Advanced,
                 "Keep only each layer's input and compute the rest again on the way back: less memory, about a third slower, the same numbers.";
             done bf16: bool = "false", Advanced,
@@ -24,7 +26,6 @@ macro_rules! runtime_rows {
     } {
         $($others)*
         Runtime {
-            idle("the CPU is the only device of this build") { use_cpu: bool = "false"; }
             idle("evaluation computes as training does") {
                 bf16_full_eval: bool = "false";
                 fp16_full_eval: bool = "false";
