@@ -18,8 +18,9 @@
 //! - [`quant`]: frozen weights that stay quantised
 //! - [`optim`]: optimisers, schedules, clipping
 //! - [`linalg`]: singular value decompositions
-//! - [`device`], [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
+//! - [`allocator`], [`device`], [`rng`], [`simd`], [`tensor`], [`error`]: what these stand on
 
+pub mod allocator;
 pub mod batch;
 pub mod bench;
 pub mod card;

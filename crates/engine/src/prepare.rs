@@ -8,6 +8,7 @@ use run::config::Config;
 use run::event::Phase;
 use run::fields::{FinetuningType, MixStrategy, Stage};
 
+use crate::allocator;
 use crate::batch::Sequence;
 use crate::data::encode::Row;
 use crate::data::load::stream::Stream;
@@ -59,6 +60,7 @@ impl Surroundings {
         config: &Config,
         work: impl FnOnce(usize) -> Result<R> + Send,
     ) -> Result<R> {
+        allocator::keep_freed_memory();
         let threads = self.threads(config);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool =

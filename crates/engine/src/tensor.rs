@@ -8,20 +8,25 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
 
 use crate::error::{Error, Result};
 
+static COMPOSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether every operation is composed of candle's from now on, in the whole process: what a GPU would
+/// compute, on any machine.
+pub fn compose_everything(on: bool) {
+    COMPOSED.store(on, Ordering::Relaxed);
+}
+
 /// Whether this crate's kernels compute with `tensor`: it is in this machine's memory. Elsewhere
-/// operations are composed of candle's. `TALLOW_COMPOSED=1` composes them here too, which shows on any
-/// machine what a GPU would compute.
+/// operations are composed of candle's.
 #[must_use]
 pub fn on_host(tensor: &Tensor) -> bool {
-    static COMPOSED: LazyLock<bool> =
-        LazyLock::new(|| std::env::var_os("TALLOW_COMPOSED").is_some_and(|on| on == "1"));
-    tensor.device().is_cpu() && !*COMPOSED
+    tensor.device().is_cpu() && !COMPOSED.load(Ordering::Relaxed)
 }
 
 /// A CPU tensor's elements, borrowed for reading.

@@ -33,6 +33,24 @@ pub enum GateUp {
     Fused(Linear),
 }
 
+impl Qkv {
+    fn linears(&self) -> &[Linear] {
+        match self {
+            Self::Split(three) => three,
+            Self::Fused(one) => std::slice::from_ref(one),
+        }
+    }
+}
+
+impl GateUp {
+    fn linears(&self) -> &[Linear] {
+        match self {
+            Self::Split(two) => two,
+            Self::Fused(one) => std::slice::from_ref(one),
+        }
+    }
+}
+
 /// A layer's parameters and constants.
 #[derive(Clone, Debug)]
 pub struct Block {
@@ -175,14 +193,17 @@ impl Block {
         let d_branch = self.post_norm_backward(p, grads, 1, &dy_td, saved.mlp_raw.as_ref())?;
         let d_branch = d_branch.as_ref().unwrap_or(&dy_td);
         let da_ti = {
-            let a_ti = self.gate.forward(&saved.gate_ti, &saved.up_ti)?;
-            let down = &saved.down_lora;
-            required(self.down.backward(p, grads, &a_ti, down, d_branch, None, true, pass.mode)?)?
+            let a_ti = match self.down.reads_input(grads) {
+                true => Some(self.gate.forward(&saved.gate_ti, &saved.up_ti)?),
+                false => None,
+            };
+            let (a_ti, down) = (a_ti.as_ref(), &saved.down_lora);
+            required(self.down.backward(p, grads, a_ti, down, d_branch, None, true, pass.mode)?)?
         };
         let (dgate, dup) = self.gate.backward(saved.gate_ti, saved.up_ti, &da_ti)?;
         drop(da_ti);
-        let (h, _) = self.norm.forward(&x2_td, p.value(self.mlp_norm))?;
-        let dh = self.gate_up_backward(pass, grads, &h, &saved.gate_up_lora, dgate, dup)?;
+        let h = self.normed(p, grads, self.gate_up.linears(), &x2_td, self.mlp_norm)?;
+        let dh = self.gate_up_backward(pass, grads, h.as_ref(), &saved.gate_up_lora, dgate, dup)?;
         drop(h);
         let dx2 = self.norm_backward(p, grads, self.mlp_norm, dy_td, &dh, &x2_td, &rstd_mlp)?;
         drop((dh, x2_td));
@@ -192,7 +213,7 @@ impl Block {
         // Attention branch.
         let d_branch = self.post_norm_backward(p, grads, 0, &dx2, attn_raw.as_ref())?;
         let d_branch = d_branch.as_ref().unwrap_or(&dx2);
-        let o_in = &attention.o_thk;
+        let o_in = Some(&attention.o_thk);
         let d_o =
             self.o.backward(p, grads, o_in, &saved.o_lora, d_branch, None, true, pass.mode)?;
         let (dq, dk, dv) =
@@ -203,9 +224,9 @@ impl Block {
         let dk = angles.apply(dk, self.attention.head_dim, Direction::Backward)?;
         let (dq, dk) = self.norm_qk_backward(p, grads, dq, dk, qk_raw.as_ref())?;
         let want_dh = want_dx || grads.wants(self.input_norm);
-        let (h, _) = self.norm.forward(&x_td, p.value(self.input_norm))?;
-        let dh = self.project_backward(pass, grads, &h, &saved.qkv_lora, [dq, dk, dv], want_dh)?;
-        drop(h);
+        let h = self.normed(p, grads, self.qkv.linears(), &x_td, self.input_norm)?;
+        let (h, dqkv) = (h.as_ref(), [dq, dk, dv]);
+        let dh = self.project_backward(pass, grads, h, &saved.qkv_lora, dqkv, want_dh)?;
         let Some(dh) = dh else { return Ok(None) };
         let dx = self.norm_backward(p, grads, self.input_norm, dx2, &dh, &x_td, &rstd_in)?;
         Ok(want_dx.then_some(dx))
@@ -240,12 +261,24 @@ impl Block {
         add(self.post_norm(p, 1, branch)?.0, &x2)
     }
 
+    /// A normed input once more, where one of `linears` reads it on the way back.
+    fn normed(
+        &self,
+        p: &Params,
+        grads: &Grads,
+        linears: &[Linear],
+        x_td: &Tensor,
+        norm: ParamId,
+    ) -> Result<Option<Tensor>> {
+        if !linears.iter().any(|linear| linear.reads_input(grads)) {
+            return Ok(None);
+        }
+        Ok(Some(self.norm.forward(x_td, p.value(norm))?.0))
+    }
+
     /// Whether a parameter of the attention branch wants a gradient.
     fn attention_trained(&self, grads: &Grads) -> bool {
-        let qkv = match &self.qkv {
-            Qkv::Split(three) => three.as_slice(),
-            Qkv::Fused(one) => std::slice::from_ref(one),
-        };
+        let qkv = self.qkv.linears();
         let norms = [Some(self.input_norm), self.post_norms.map(|norms| norms[0])];
         qkv.iter().chain([&self.o]).any(|linear| linear.trained(grads))
             || norms.into_iter().flatten().any(|id| grads.wants(id))
@@ -294,7 +327,7 @@ impl Block {
         &self,
         pass: Pass<'_>,
         grads: &mut Grads,
-        h: &Tensor,
+        h: Option<&Tensor>,
         saved: &[linear::Saved],
         dqkv: [Tensor; 3],
         want_dh: bool,
@@ -334,7 +367,7 @@ impl Block {
         &self,
         pass: Pass<'_>,
         grads: &mut Grads,
-        h: &Tensor,
+        h: Option<&Tensor>,
         saved: &[linear::Saved],
         dgate: Tensor,
         dup: Tensor,

@@ -74,12 +74,17 @@ pub fn merge(w_od: &Tensor, magnitude_o: &Tensor) -> Result<()> {
     let host = magnitude_o.to_device(&Device::Cpu)?;
     let (m, width) = (view(&host)?, w_od.dim(1)?);
     let norms = w_od.row_squares()?;
-    update(w_od, |w| {
+    let here = w_od.to_device(&Device::Cpu)?;
+    update(&here, |w| {
         for ((row, m), square) in w.chunks_exact_mut(width).zip(&*m).zip(&norms) {
             let factor = m / square.sqrt() as f32;
             row.iter_mut().for_each(|w| *w *= factor);
         }
-    })
+    })?;
+    if !w_od.device().is_cpu() {
+        w_od.slice_set(&here.to_device(w_od.device())?, 0, 0)?;
+    }
+    Ok(())
 }
 
 fn norms(
@@ -305,7 +310,7 @@ mod tests {
             let (_, saved) = linear.forward(&params, &x, mode).unwrap();
             let mut grads = Grads::new(&params);
             let dx = linear
-                .backward(&params, &mut grads, &x, &saved, &dy, None, true, mode)
+                .backward(&params, &mut grads, Some(&x), &saved, &dy, None, true, mode)
                 .unwrap()
                 .unwrap();
             let lora = linear.lora.as_ref().unwrap();

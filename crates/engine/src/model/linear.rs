@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::dora::{self, Dora};
 use super::store::{Grads, ParamId, Params};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::matmul;
 use crate::rng::{Purpose, Stream};
 use crate::simd::CHUNK;
@@ -97,13 +97,19 @@ impl Linear {
         [self.weight].into_iter().chain(self.bias).chain(adapter).any(|id| grads.wants(id))
     }
 
+    /// Whether backward reads the layer's input.
+    #[must_use]
+    pub fn reads_input(&self, grads: &Grads) -> bool {
+        self.lora.is_some() || grads.wants(self.weight)
+    }
+
     fn dora(&self) -> Option<(&Lora, &Dora)> {
         let lora = self.lora.as_ref()?;
         Some((lora, lora.dora.as_ref()?))
     }
 
     /// Adds the parameters' gradients; returns that of the input, added to `dx_td` where given, if
-    /// `want_dx`.
+    /// `want_dx`. The input may be left out where [`Linear::reads_input`] says so.
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -112,15 +118,16 @@ impl Linear {
         &self,
         params: &Params,
         grads: &mut Grads,
-        x_td: &Tensor,
+        x_td: Option<&Tensor>,
         saved: &Saved,
         dy_to: &Tensor,
         dx_td: Option<Tensor>,
         want_dx: bool,
         mode: Mode,
     ) -> Result<Option<Tensor>> {
+        let x_td = || x_td.ok_or_else(|| Error::Internal("a layer's input was not kept".into()));
         if let Some((dw, into)) = grads.slot(self.weight, params.value(self.weight))? {
-            matmul::weight_grad(dw, into, 1.0, dy_to, x_td)?;
+            matmul::weight_grad(dw, into, 1.0, dy_to, x_td()?)?;
         }
         if let Some(bias) = self.bias
             && let Some(db) = grads.summed(bias, params.value(bias))?
@@ -129,14 +136,24 @@ impl Linear {
         }
         if let (Some((lora, dora)), Some(u), Some(z)) = (self.dora(), &saved.u_tr, &saved.dora) {
             let (layer, kept) = ((self, lora, dora), (u, z));
-            return dora::backward(layer, params, grads, x_td, kept, dy_to, dx_td, want_dx, mode);
+            return dora::backward(
+                layer,
+                params,
+                grads,
+                x_td()?,
+                kept,
+                dy_to,
+                dx_td,
+                want_dx,
+                mode,
+            );
         }
         let mut dx = dx_td;
         if want_dx {
             dx = Some(params.matrix(self.weight).input_grad(dx, 1.0, dy_to)?);
         }
         if let (Some(lora), Some(u)) = (&self.lora, &saved.u_tr) {
-            dx = lora.backward(params, grads, x_td, u, dy_to, dx, want_dx, mode)?;
+            dx = lora.backward(params, grads, x_td()?, u, dy_to, dx, want_dx, mode)?;
         }
         Ok(dx)
     }
@@ -314,7 +331,7 @@ mod tests {
             let (x, dy) = (random(6, (T, D)), random(7, (T, 40)));
             let (_, saved) = linear.forward(&params, &x, mode).unwrap();
             let mut grads = Grads::new(&params);
-            let dx = linear.backward(&params, &mut grads, &x, &saved, &dy, None, true, mode);
+            let dx = linear.backward(&params, &mut grads, Some(&x), &saved, &dy, None, true, mode);
             let dx = dx.unwrap().unwrap();
             let lora = linear.lora.as_ref().unwrap();
             let w = params.value(linear.weight);
@@ -332,7 +349,8 @@ mod tests {
             finite_difference(b, grads.get(lora.b).unwrap(), 1e-2, |b| loss(&x, a, b));
             assert!(grads.get(linear.weight).is_none());
             let mut again = Grads::new(&params);
-            let none = linear.backward(&params, &mut again, &x, &saved, &dy, None, false, mode);
+            let none =
+                linear.backward(&params, &mut again, Some(&x), &saved, &dy, None, false, mode);
             assert!(none.unwrap().is_none());
             close(again.get(lora.a).unwrap(), grads.get(lora.a).unwrap(), 1e-7);
         }

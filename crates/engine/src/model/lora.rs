@@ -17,6 +17,7 @@ use super::store::{ParamId, Params, Role};
 use super::weights::{Data, Weights};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Stream};
+use crate::tensor::on_host;
 
 /// How adapters are made.
 #[derive(Clone, Debug, PartialEq)]
@@ -236,6 +237,11 @@ pub fn merge(decoder: &mut Decoder) -> Result<()> {
             )?;
             if let Some(dora) = &lora.dora {
                 dora::merge(&w, decoder.params.value(dora.magnitude))?;
+            }
+            let weight = decoder.params.value(linear.weight);
+            if !on_host(weight) {
+                // Only the kernels add in place.
+                weight.slice_set(&w, 0, 0)?;
             }
         }
     }

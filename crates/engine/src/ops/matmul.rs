@@ -74,6 +74,23 @@ pub fn gemm(
     }
 }
 
+/// `scale * a b`, row-major. The memory is not cleared first: it is the largest that a layer takes.
+fn product(scale: f32, a: Mat<'_>, b: Mat<'_>, threads: Parallelism) -> Vec<f32> {
+    let (rows, cols) = (a.rows, b.cols);
+    if a.cols == 0 {
+        return vec![0.0; rows * cols];
+    }
+    let mut out = Vec::with_capacity(rows * cols);
+    #[expect(unsafe_code, reason = "the gemm crate's entry point takes raw pointers")]
+    // SAFETY: the allocation holds `rows * cols` numbers, and a product that overwrites writes each of
+    // them and reads none.
+    unsafe {
+        gemm_raw(out.as_mut_ptr(), rows * cols, cols, Into::Overwrite, scale, a, b, threads);
+        out.set_len(rows * cols);
+    }
+    out
+}
+
 /// As [`gemm`] on this thread alone, for a destination inside a matrix that other threads write too:
 /// `dst` is followed by `len` elements, this one included.
 ///
@@ -168,10 +185,8 @@ pub fn forward(x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
         return Ok(x_td.matmul(&w_od.t()?)?);
     }
     let (x, w) = (view(x_td)?, view(w_od)?);
-    let mut y = vec![0f32; t * o];
     let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
-    gemm(&mut y, o, Into::Overwrite, 1.0, a, b, pool(2 * t * o * d));
-    from_vec(y, (t, o))
+    from_vec(product(1.0, a, b, pool(2 * t * o * d)), (t, o))
 }
 
 /// `y_to += scale * x_td w_odᵀ`, returning `y_to`.
@@ -217,9 +232,7 @@ pub fn input_grad(
         update(&dx_td, |dx| gemm(dx, d, Into::Add, scale, a, b, threads))?;
         return Ok(dx_td);
     }
-    let mut dx = vec![0f32; t * d];
-    gemm(&mut dx, d, Into::Overwrite, scale, a, b, threads);
-    from_vec(dx, (t, d))
+    from_vec(product(scale, a, b, threads), (t, d))
 }
 
 /// `dw_od (+)= scale * dy_toᵀ x_td`, in place.
