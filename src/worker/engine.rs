@@ -113,9 +113,12 @@ pub fn eval(config: &Config) -> Result<(), Failure> {
 /// When an input cannot be used or stdout cannot be written.
 pub fn bench(config: &Config, steps: Option<u64>) -> Result<(), Failure> {
     let steps = steps.unwrap_or(8);
-    let found = engine::bench::run(config, &surroundings(config), steps, &mut Terminal::new())?;
-    let (rate, ceiling) = (found.flops_per_s() / 1e9, found.ceiling_flops_per_s / 1e9);
+    let (around, mut io) = (surroundings(config), Terminal::new());
+    let found = engine::bench::run(config, &around, steps, &mut io)?;
+    // before the products are measured alone, which takes memory too
     let peak = peak_memory_mib();
+    let ceiling = found.ceiling_flops_per_s(config, &around, &io)? / 1e9;
+    let rate = found.flops_per_s() / 1e9;
     let mut out = io::stdout().lock();
     let tokens: u64 = found.steps.iter().map(|s| s.tokens).sum();
     let seconds: f64 = found.steps.iter().map(|s| s.seconds).sum();

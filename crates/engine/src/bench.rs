@@ -42,8 +42,8 @@ pub struct Bench {
     pub start_s: f64,
     /// The steps after the first [`WARMUP`].
     pub steps: Vec<Step>,
-    /// Operations of the linear products of these steps a second, if each ran alone.
-    pub ceiling_flops_per_s: f64,
+    /// The linear products of these steps, and how often each was computed.
+    shapes: BTreeMap<Shape, u64>,
     /// Threads.
     pub threads: usize,
     /// Parameters that are trained, and all.
@@ -61,6 +61,20 @@ impl Bench {
     #[must_use]
     pub fn flops_per_s(&self) -> f64 {
         self.steps.iter().map(|s| s.flops).sum::<f64>() / self.seconds()
+    }
+
+    /// Operations of the linear products of these steps a second, if each ran alone: measured now,
+    /// with memory of its own.
+    ///
+    /// # Errors
+    /// When a product cannot be computed.
+    pub fn ceiling_flops_per_s(
+        &self,
+        config: &Config,
+        around: &Surroundings,
+        io: &dyn Observer,
+    ) -> Result<f64> {
+        around.install(config, |_| ceiling(&self.shapes, io))
     }
 
     fn seconds(&self) -> f64 {
@@ -113,9 +127,7 @@ fn measure(
         measured.push(Step { tokens: step.tokens, seconds, flops, loss: step.loss });
     }
     let params = run.prepared.decoder.params.counts();
-    drop(run);
-    let ceiling_flops_per_s = ceiling(shapes, io)?;
-    Ok(Bench { start_s, steps: measured, ceiling_flops_per_s, threads, params })
+    Ok(Bench { start_s, steps: measured, shapes, threads, params })
 }
 
 /// The costs of the next step's micro-batches.
@@ -129,11 +141,11 @@ fn costs(run: &mut Run<'_>, order: &mut EpochOrder, io: &mut dyn Observer) -> Re
 
 /// Operations a second of these products, each as often as it was counted. Token counts are
 /// rounded to one of a few, which keeps the measurement short.
-fn ceiling(shapes: BTreeMap<Shape, u64>, io: &dyn Observer) -> Result<f64> {
+fn ceiling(shapes: &BTreeMap<Shape, u64>, io: &dyn Observer) -> Result<f64> {
     let mut rounded: BTreeMap<Shape, f64> = BTreeMap::new();
     for (shape, count) in shapes {
         let tokens = shape.tokens.next_multiple_of(128).max(128);
-        *rounded.entry(Shape { tokens, ..shape }).or_insert(0.0) += shape.flops() * count as f64;
+        *rounded.entry(Shape { tokens, ..*shape }).or_insert(0.0) += shape.flops() * *count as f64;
     }
     let (mut flops, mut seconds) = (0.0, 0.0);
     for (shape, weight) in rounded {

@@ -1,4 +1,5 @@
-//! Memory that a run will need, estimated before its first step: `auto_find_batch_size`.
+//! Memory that a run will need, estimated before its first step: `auto_find_batch_size`, and how much
+//! of a micro-batch is kept for the way back.
 //!
 //! Weights, gradients and the optimiser's memory are counted exactly; of a micro-batch, what the
 //! layers keep for the backward pass and the widest of what they pass through. An allocation that
@@ -35,15 +36,44 @@ pub fn fixed(decoder: &Decoder, optimiser: &Optimiser) -> u64 {
 /// Bytes for each token of a micro-batch.
 #[must_use]
 pub fn per_token(config: &ModelConfig, keep: Keep) -> u64 {
+    let layers = config.num_hidden_layers as u64;
+    let (layer, input) = (layer_token(config), 4 * config.hidden_size as u64);
+    let kept = match keep {
+        Keep::Intermediates => layers * layer,
+        // The rest is computed again where there is no room for it.
+        Keep::Inputs | Keep::Within(_) => layers * input + layer,
+    };
+    kept + passing_token(config)
+}
+
+/// What a micro-batch of `tokens` may keep of the layers, in bytes, where `available` are left when
+/// everything else has its memory.
+#[must_use]
+pub fn room(config: &ModelConfig, tokens: usize, available: u64) -> u64 {
+    available.saturating_sub(passing_token(config) * tokens as u64)
+}
+
+/// How many of `layers` layers must be computed again on the way back, so that a micro-batch of
+/// `tokens` keeps at most `budget` bytes of them.
+#[must_use]
+pub fn layers_again(config: &ModelConfig, layers: usize, tokens: usize, budget: u64) -> usize {
+    let (layer, input) = (layer_token(config), 4 * config.hidden_size as u64);
+    let all = layers as u64 * layer * tokens as u64;
+    let each = (layer.saturating_sub(input) * tokens as u64).max(1);
+    (all.saturating_sub(budget).div_ceil(each) as usize).min(layers)
+}
+
+/// Bytes that a layer keeps of each token.
+fn layer_token(config: &ModelConfig) -> u64 {
     let (d, i) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_width(), config.kv_width());
     let raw = if config.qk_norm { q + kv } else { 0 } + if config.post_norms { 2 * d } else { 0 };
-    let layer = 2 * d + 2 * q + 2 * kv + 2 * i + raw;
-    let kept = match keep {
-        Keep::Intermediates => config.num_hidden_layers * layer,
-        Keep::Inputs => config.num_hidden_layers * d + layer,
-    };
-    4 * (kept + 4 * d + 3 * i) as u64
+    4 * (2 * d + 2 * q + 2 * kv + 2 * i + raw) as u64
+}
+
+/// Bytes of each token that come and go while one layer is computed.
+fn passing_token(config: &ModelConfig) -> u64 {
+    4 * (4 * config.hidden_size + 3 * config.intermediate_size) as u64
 }
 
 /// Rows to compute at once, at most `batch`: halved until the longest rows fit into `available`
@@ -70,6 +100,7 @@ pub fn rows_that_fit(
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -90,5 +121,29 @@ mod tests {
             let got = rows_that_fit(batch, &lengths, 1000, 10, available);
             assert_eq!(got, expected, "{batch} rows in {available}");
         }
+    }
+
+    #[test]
+    fn layers_beyond_the_budget_are_computed_again() {
+        let json = serde_json::json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 100,
+            "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+        });
+        let config = ModelConfig::from_value(json, "test").unwrap();
+        let (layer, input) = (layer_token(&config) * 10, 4 * 64 * 10);
+        for (layers, budget, expected) in [
+            (4, 4 * layer, 0),
+            (4, 4 * layer - 1, 1),
+            (4, 3 * layer + input, 1),
+            (4, 3 * layer + input - 1, 2),
+            (4, 0, 4),
+            (2, 2 * layer, 0),
+            (0, 0, 0),
+        ] {
+            assert_eq!(layers_again(&config, layers, 10, budget), expected, "{layers} {budget}");
+        }
+        assert_eq!(room(&config, 10, 1), 0);
+        assert!(per_token(&config, Keep::Within(0)) < per_token(&config, Keep::Intermediates));
     }
 }

@@ -61,6 +61,8 @@ pub struct Run<'a> {
     pub threads: usize,
     /// Rows that are computed at once, at most.
     pub rows_at_once: usize,
+    /// What the layers may keep between forward and backward.
+    pub keep: Keep,
 }
 
 /// Trains as `config` says, in `config.output_dir`.
@@ -123,6 +125,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let prepared = prepare::load(config, around, None, io)?;
         let mut run = Self::of(config, dir, prepared, threads)?;
+        run.fit_into(around.memory, io)?;
         run.choose_block(io)?;
         Ok(run)
     }
@@ -151,17 +154,30 @@ impl<'a> Run<'a> {
             rules,
             threads,
             rows_at_once,
+            keep: Keep::Intermediates,
         })
     }
 
-    /// `auto_find_batch_size`: computes fewer rows at once where the longest would not fit.
+    /// Keeps of the layers what there is room for. `auto_find_batch_size`: computes fewer rows at once
+    /// where the longest would not fit.
     fn fit_into(&mut self, available: Option<u64>, io: &mut dyn Observer) -> Result<()> {
+        let decoder = &self.prepared.decoder;
+        let fixed = memory::fixed(decoder, &self.optimiser);
+        let free = available.map(|available| available.saturating_sub(fixed));
+        self.keep = match (self.config.activation_memory, free) {
+            _ if self.config.gradient_checkpointing => Keep::Inputs,
+            (Some(mib), _) => Keep::Within((mib as u64) << 20),
+            (None, Some(free)) => {
+                let batch = self.config.per_device_train_batch_size;
+                let tokens = batch * self.config.cutoff_len;
+                Keep::Within(memory::room(&decoder.config, tokens, free))
+            }
+            (None, None) => Keep::Intermediates,
+        };
         let (Some(available), true) = (available, self.config.auto_find_batch_size) else {
             return Ok(());
         };
-        let decoder = &self.prepared.decoder;
-        let fixed = memory::fixed(decoder, &self.optimiser);
-        let each = memory::per_token(&decoder.config, self.keep());
+        let each = memory::per_token(&decoder.config, self.keep);
         let lengths = self.prepared.train.lengths(self.config.cutoff_len);
         let batch = self.config.per_device_train_batch_size;
         let rows = memory::rows_that_fit(batch, &lengths, fixed, each, available);
@@ -257,16 +273,8 @@ impl<'a> Run<'a> {
             parts.map(|rows| train.pick(rows)).collect::<Result<_>>()?;
         let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
         let mode = |m| Mode::Train { seed, micro_step: first + m };
-        let keep = self.keep();
+        let keep = self.keep;
         step::run(&self.prepared.decoder, &mut self.optimiser, &micro_batches, lr, keep, mode)
-    }
-
-    /// What layers keep for the backward pass.
-    fn keep(&self) -> Keep {
-        match self.config.gradient_checkpointing {
-            true => Keep::Inputs,
-            false => Keep::Intermediates,
-        }
     }
 
     /// BAdam: goes to the step's block, whose moments begin anew. Does nothing within a block.

@@ -143,7 +143,7 @@ fn logits_loss_and_gradients() {
                 assert!(error <= 1e-4 * size, "logit at {row},{pos} off by {error}");
             }
         }
-        for keep in [Keep::Intermediates, Keep::Inputs] {
+        for keep in [Keep::Intermediates, Keep::Inputs, Keep::Within(1 << 15)] {
             let mut grads = Grads::new(&decoder.params);
             let loss = step(&decoder, &rows, &mut grads, keep);
             relative(loss, case["loss"].as_f64().unwrap(), 1e-5, "loss");

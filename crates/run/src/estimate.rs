@@ -194,7 +194,9 @@ pub fn estimate(config: &Config, shape: &Shape, weights: Option<u64>) -> Estimat
     } + shape.passing();
     // What an allocator holds beyond what is in use.
     let [low, expected, high] = [1.0, 1.1, 1.25];
-    let bytes = |t: f64, slack: f64| 4.0 * t * kept * slack;
+    let most = config.activation_memory.map_or(f64::INFINITY, |mib| (mib << 20) as f64);
+    let over = 4.0 * (layer + shape.passing());
+    let bytes = |t: f64, slack: f64| (4.0 * t * kept).min(most + over * t) * slack;
     put("activations", bytes(tokens[0], low), bytes(tokens[1], expected), bytes(tokens[2], high));
     let chunk = (CHUNK_LOGITS / shape.vocab.max(1)).clamp(16, CHUNK_TOKENS) as f64;
     let logits = tokens.map(|t| 4.0 * t.min(chunk) * shape.vocab as f64);
@@ -355,6 +357,8 @@ mod tests {
         assert!(part(&runs[3], "moments") < weights / 10.0);
         let again = json!({ "finetuning_type": "full", "gradient_checkpointing": true });
         assert!(part(&again, "activations") < part(&runs[0], "activations") / 4.0);
+        let less = json!({ "finetuning_type": "full", "activation_memory": 100 });
+        assert!(part(&less, "activations") < part(&runs[0], "activations"));
         assert!(part(&runs[8], "weights") < part(&runs[7], "weights"));
         assert!(part(&runs[7], "weights") < weights / 3.0);
         assert_eq!(run(runs[0].clone()).largest().unwrap().name, "moments");

@@ -18,6 +18,7 @@ use super::store::{Grads, ParamId, Params, Role};
 use super::weights::{Data, Weights};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::memory::layers_again;
 use crate::ops::activation::Gate;
 use crate::ops::attention::Attention;
 use crate::ops::embedding;
@@ -34,6 +35,8 @@ pub enum Keep {
     Intermediates,
     /// Their inputs; backward computes the rest again.
     Inputs,
+    /// Everything in as many layers as fit into so many bytes; in the lowest ones their inputs.
+    Within(u64),
 }
 
 /// A model in memory.
@@ -319,13 +322,19 @@ impl Decoder {
         if let Some(alpha) = self.neftune {
             x = neftune::add_noise(x, &batch.lengths, alpha, pass.mode)?;
         }
+        let layers = self.blocks.len() - lowest.min(self.blocks.len());
+        let again = match keep {
+            Keep::Intermediates => 0,
+            Keep::Inputs => layers,
+            Keep::Within(bytes) => layers_again(&self.config, layers, batch.len(), bytes),
+        };
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {
             let (y, saved) = block.forward(pass, &x)?;
-            kept.push(match keep {
+            kept.push(match l {
                 _ if l < lowest => Kept::Nothing,
-                Keep::Intermediates => Kept::Intermediates(Box::new(saved)),
-                Keep::Inputs => Kept::Input(x),
+                _ if l < lowest + again => Kept::Input(x),
+                _ => Kept::Intermediates(Box::new(saved)),
             });
             x = y;
         }

@@ -16,6 +16,9 @@ macro_rules! runtime_rows {
                 "Compute on the CPU even where this program was built for GPUs and finds one.";
             done gradient_checkpointing: bool = "false", Advanced,
                 "Keep only each layer's input and compute the rest again on the way back: less memory, about a third slower, the same numbers.";
+            done activation_memory: Option<usize> = "null", Advanced,
+                "Most memory that a micro-batch may keep for the way back; layers beyond it are computed again, with the same numbers. Left out, what the machine has free."
+                { unit: "MiB", min: Some(0.0) };
             done bf16: bool = "false", Advanced,
                 "Hold the frozen base of an adapter in bfloat16: half the memory. What is trained, and every product on a CPU, stays f32.";
             done fp16: bool = "false", Advanced,
