@@ -162,6 +162,29 @@ async fn the_queue_by_keyboard() {
     browser.close().await;
 }
 
+/// A file that is dropped anywhere on the page becomes a data set.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_dropped() {
+    let server = Server::start().await;
+    let browser = Browser::open().await;
+    browser.tab.goto(&format!("{}/datasets", server.url)).await.unwrap();
+    browser
+        .until("document.documentElement.classList.contains('js') && document.ondrop", SOON)
+        .await;
+    browser
+        .script(
+            "const data = new DataTransfer();
+             data.items.add(new File(['{\"instruction\": \"Who?\", \"output\": \"I.\"}\\n'.repeat(3)], 'dropped.jsonl'));
+             document.querySelector('h1').dispatchEvent(new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true }));",
+        )
+        .await;
+    browser.until("location.pathname === '/datasets/dropped'", SOON).await;
+    let rows = server.get("/api/v1/datasets/dropped/rows").1;
+    assert_eq!(rows["total"], json!(3), "{rows}");
+    assert_eq!(browser.errors().await, Vec::<String>::new());
+    browser.close().await;
+}
+
 /// 7. A double click on Start is one run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_double_click_on_start_is_one_run() {
@@ -220,17 +243,7 @@ async fn a_spike_in_a_million_points_is_seen() {
     let ink = browser.script(&drawn).await;
     assert!(ink[0].as_u64().unwrap() > 20 && ink[1] == json!(0), "{ink}");
     let start = Instant::now();
-    browser
-        .script(
-            "const over = document.querySelector('#plot-loss .u-over'), { left, top, width, height } = over.getBoundingClientRect();
-             const at = (share) => ({ bubbles: true, clientX: left + share * width, clientY: top + height / 2, button: 0 });
-             over.dispatchEvent(new MouseEvent('mousemove', at(0.6)));
-             over.dispatchEvent(new MouseEvent('mousedown', at(0.6)));
-             document.dispatchEvent(new MouseEvent('mousemove', at(0.7)));
-             over.dispatchEvent(new MouseEvent('mousemove', at(0.7)));
-             document.dispatchEvent(new MouseEvent('mouseup', at(0.7)));",
-        )
-        .await;
+    browser.drag("#plot-loss .u-over", 0.6, 0.7).await;
     browser.until("location.search.includes('from=')", SOON).await;
     browser.until("Number(document.getElementById('plot-loss').dataset.last) < 710000", SOON).await;
     println!("zoomed after {:?}", start.elapsed());
@@ -310,7 +323,6 @@ async fn every_field_is_known_everywhere() {
     let help = String::from_utf8(help.stdout).unwrap();
     let docs = std::fs::read_to_string(root().join("docs/arguments.md")).unwrap();
     let api = server.get("/api/v1/fields").1.to_string();
-    let description = server.get("/api/v1/openapi.json").1.to_string();
     for field in fields {
         assert!(
             help.contains(&format!("--{field} ")) || help.contains(&format!("--{field}\n")),
@@ -318,7 +330,6 @@ async fn every_field_is_known_everywhere() {
         );
         assert!(docs.contains(&format!("`{field}`")), "docs/arguments.md: {field}");
         assert!(api.contains(&format!("\"{field}\"")), "/api/v1/fields: {field}");
-        assert!(description.contains(&format!("\"{field}\"")), "OpenAPI: {field}");
     }
 }
 

@@ -338,6 +338,26 @@ impl Browser {
         self.tab.perform_actions(actions).await.unwrap();
     }
 
+    /// Draws the mouse over an element, from one share of its width to another.
+    pub async fn drag(&self, selector: &str, from: f64, to: f64) {
+        let width = format!("return document.querySelector('{selector}').clientWidth");
+        let width = self.script(&width).await.as_f64().unwrap();
+        let element = self.tab.find(Locator::Css(selector)).await.unwrap();
+        let at = |share: f64| PointerAction::MoveToElement {
+            element: element.clone(),
+            duration: Some(Duration::from_millis(50)),
+            x: (share - 0.5) * width,
+            y: 0.0,
+        };
+        let actions = MouseActions::new("mouse".to_owned())
+            .then(at(from))
+            .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })
+            .then(at(f64::midpoint(from, to)))
+            .then(at(to))
+            .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+        self.tab.perform_actions(actions).await.unwrap();
+    }
+
     /// Waits until the expression is true.
     pub async fn until(&self, expression: &str, longest: Duration) {
         let start = Instant::now();

@@ -22,9 +22,23 @@ bye() {
 grep -q '"run_name": *"bad' "$dir/run.json" && bye 20 "data.json: row 3 has no column output"
 event '"kind":"phase","phase":"training"'
 event "\"kind\":\"started\",\"step\":${done:-0},\"total_steps\":120,\"trainable_params\":1,\"all_params\":2,\"epochs\":1.0"
-for n in $(seq $((${done:-0} + 1)) 120); do
-    event "\"kind\":\"metric\",\"step\":$n,\"total_steps\":120,\"epoch\":0.5,\"values\":{\"loss\":$((130 - n)).25,\"lr\":0.001,\"total_tokens\":$((n * 100))}"
+# a curve that looks like one: loss, rate, norm and speed of each step, and every 20 steps what is held out
+values() {
+    awk 'BEGIN { srand(7); for (n = 1; n <= 120; n++) {
+        x = n / 120; noise = rand() * exp(-2 * x); held = ""
+        if (n % 20 == 0) held = sprintf(",\"eval_loss\":%.4f", 3.1 * exp(-4 * x) + 0.5)
+        printf "\"loss\":%.4f,\"lr\":%.3e,\"grad_norm\":%.4f,\"tokens_per_s\":%.1f,\"total_tokens\":%d%s\n",
+            3 * exp(-5 * x) + 0.35 + 0.5 * noise, 1e-3 * (1 - x), 1.8 * exp(-2 * x) + noise, 11800 + 900 * noise, n * 1480, held
+    } }'
+}
+n=0
+while read -r value; do
+    n=$((n + 1))
+    [ "$n" -le "${done:-0}" ] && continue
+    event "\"kind\":\"metric\",\"step\":$n,\"total_steps\":120,\"epoch\":$(echo "$n" | awk '{ print $1 / 40 }'),\"values\":{$value}"
     echo "line $n"
+    [ $((n % 40)) -eq 0 ] && event "\"kind\":\"checkpoint\",\"step\":$n,\"dir\":\"checkpoint-$n\""
+    [ $((n % 40)) -eq 0 ] && event "\"kind\":\"sample\",\"step\":$n,\"prompt\":\"My invoice is wrong.\",\"text\":\"I am sorry. Which number stands at its top? (after $n)\""
     while :; do
         wish=$(cat "$dir/control.json" 2>/dev/null)
         serial=$(echo "$wish" | grep -o '"serial":[0-9]*' | grep -o '[0-9]*$')
@@ -33,5 +47,7 @@ for n in $(seq $((${done:-0} + 1)) 120); do
         [ "$n" -lt "$(cat "$dir/../../allowed" 2>/dev/null || echo 120)" ] && break
         [ "$n" -ge 120 ] && break
     done
-done
+done <<LINES
+$(values)
+LINES
 bye 0 ""
