@@ -117,7 +117,7 @@ pub fn bench(config: &Config, steps: Option<u64>) -> Result<(), Failure> {
     let found = engine::bench::run(config, &around, steps, &mut io)?;
     // before the products are measured alone, which takes memory too
     let peak = peak_memory_mib();
-    let ceiling = found.ceiling_flops_per_s(config, &around, &io)? / 1e9;
+    let ceiling = found.ceiling_flops_per_s(config, &around, &mut io)? / 1e9;
     let rate = found.flops_per_s() / 1e9;
     let mut out = io::stdout().lock();
     let tokens: u64 = found.steps.iter().map(|s| s.tokens).sum();

@@ -72,7 +72,7 @@ impl Bench {
         &self,
         config: &Config,
         around: &Surroundings,
-        io: &dyn Observer,
+        io: &mut dyn Observer,
     ) -> Result<f64> {
         around.install(config, |_| ceiling(&self.shapes, io))
     }
@@ -141,7 +141,7 @@ fn costs(run: &mut Run<'_>, order: &mut EpochOrder, io: &mut dyn Observer) -> Re
 
 /// Operations a second of these products, each as often as it was counted. Token counts are
 /// rounded to one of a few, which keeps the measurement short.
-fn ceiling(shapes: &BTreeMap<Shape, u64>, io: &dyn Observer) -> Result<f64> {
+fn ceiling(shapes: &BTreeMap<Shape, u64>, io: &mut dyn Observer) -> Result<f64> {
     let mut rounded: BTreeMap<Shape, f64> = BTreeMap::new();
     for (shape, count) in shapes {
         let tokens = shape.tokens.next_multiple_of(128).max(128);
