@@ -17,6 +17,7 @@ use crate::plot::overlay;
 
 /// Which runs.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct CompareQuery {
     /// Ids with commas between them, at most ten.
     runs: Option<String>,
@@ -89,6 +90,7 @@ pub async fn show(
 
 /// What to take away.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ExportQuery {
     /// Ids with commas between them, at most ten.
     runs: Option<String>,

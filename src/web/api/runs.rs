@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::super::error::{Error, FieldProblem, Problem, Result};
-use super::super::extract::{Id, JsonBody, OptionalBody, Params};
+use super::super::extract::{Id, JsonBody, Nothing, OptionalBody, Params, within};
 use super::super::state::AppState;
 use crate::db::list::{self, Edit, Filter};
 use crate::db::metrics::{self, Series};
@@ -25,6 +25,8 @@ pub struct Run {
     pub id: String,
     /// Name for people.
     pub name: String,
+    /// Who started it; `local` at the machine itself.
+    pub owner: String,
     /// queued, running, stopping, finished, stopped, failed or lost.
     pub status: &'static str,
     /// Process id of its worker, while there is one.
@@ -87,6 +89,7 @@ impl Run {
             config: row.config_map(),
             id: row.id,
             name: row.name,
+            owner: row.owner,
             step: row.step,
             total_steps: row.total_steps,
             epoch: row.epoch,
@@ -147,6 +150,7 @@ pub struct RunList {
 
 /// What the list is narrowed to.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// Only this status.
     status: Option<String>,
@@ -162,7 +166,8 @@ pub struct ListQuery {
     tag: Option<String>,
     /// Only runs older than this id.
     before: Option<String>,
-    /// At most so many, 50 unless told, 1000 at most.
+    /// At most so many, 50 unless told.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
 }
 
@@ -180,7 +185,7 @@ pub async fn list(
     let status = status
         .map(|text| text.parse().map_err(|_| Error::bad_request("status: no such status.")))
         .transpose()?;
-    let limit = query.limit.unwrap_or(50).clamp(1, 1000);
+    let limit = within("limit", query.limit, 50, 1..=1000)?;
     let filter = Filter {
         status,
         text: query.q.unwrap_or_default(),
@@ -241,10 +246,12 @@ pub async fn show(State(state): State<AppState>, Id(id): Id) -> Result<Json<Run>
 
 /// Which curves.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct MetricsQuery {
     /// Names with commas between them: loss, lr, grad_norm, tokens_per_s, eval_loss ...; all of them unless told.
     keys: Option<String>,
     /// At most so many points a curve; longer ones come in buckets with mean, min and max. 1500 unless told.
+    #[param(minimum = 3, maximum = 10000)]
     points: Option<u32>,
     /// First step.
     x0: Option<i64>,
@@ -303,7 +310,7 @@ pub async fn metrics(
         .collect();
     let wanted = metrics::Query {
         keys,
-        points: query.points.unwrap_or(1500),
+        points: within("points", query.points, 1500, 3..=10_000)?,
         from: query.x0,
         to: query.x1,
         upto: query.upto,
@@ -314,8 +321,10 @@ pub async fn metrics(
 
 /// How much of the log.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
-    /// The last so many lines; 500 unless told, 10000 at most.
+    /// The last so many lines; 500 unless told.
+    #[param(minimum = 0, maximum = 10000)]
     tail: Option<usize>,
 }
 
@@ -331,7 +340,7 @@ pub struct Log {
 /// # Errors
 /// 404 where there is no such run.
 #[utoipa::path(get, path = "/api/v1/runs/{id}/log", params(("id" = String, Path), LogQuery),
-    responses((status = 200, body = Log), (status = 404, body = Problem)))]
+    responses((status = 200, content((Log = "application/json"), (String = "text/plain"))), (status = 404, body = Problem)))]
 pub async fn log(
     State(state): State<AppState>,
     Id(id): Id,
@@ -340,7 +349,7 @@ pub async fn log(
 ) -> Result<Response> {
     let run = find(&state, &id).await?;
     let path = FsPath::new(&run.output_dir).join("worker.log");
-    let tail = query.tail.unwrap_or(500).min(10_000);
+    let tail = within("tail", query.tail, 500, 0..=10_000)?;
     let lines = tokio::task::spawn_blocking(move || crate::files::tail(&path, tail))
         .await
         .map_err(Error::internal)?;
@@ -377,7 +386,7 @@ pub enum Mode {
 ///
 /// # Errors
 /// 404 where there is no such run, 409 where it is over.
-#[utoipa::path(post, path = "/api/v1/runs/{id}/stop", params(("id" = String, Path)), request_body = Stop,
+#[utoipa::path(post, path = "/api/v1/runs/{id}/stop", params(("id" = String, Path)), request_body = Option<Stop>,
     responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn stop(
     State(state): State<AppState>,
@@ -396,9 +405,13 @@ pub async fn stop(
 ///
 /// # Errors
 /// 404 where there is no such run, 409 where it is not over or has finished.
-#[utoipa::path(post, path = "/api/v1/runs/{id}/resume", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/api/v1/runs/{id}/resume", params(("id" = String, Path)), request_body = Option<Nothing>,
     responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub async fn resume(State(state): State<AppState>, Id(id): Id) -> Result<Response> {
+pub async fn resume(
+    State(state): State<AppState>,
+    Id(id): Id,
+    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+) -> Result<Response> {
     let row = state.jobs.resume(&id).await?;
     Ok((StatusCode::ACCEPTED, Json(Run::new(row))).into_response())
 }
