@@ -1,6 +1,7 @@
 //! The JSON API under /api/v1: the functions of the pages, for programs.
 
 pub mod compare;
+pub mod curves;
 pub mod datasets;
 pub mod models;
 pub mod plan;

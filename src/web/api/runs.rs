@@ -1,10 +1,8 @@
 //! /api/v1/runs: make, list, look, stop, resume.
 
-use std::path::Path as FsPath;
-
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -14,7 +12,6 @@ use super::super::error::{Error, FieldProblem, Problem, Result};
 use super::super::extract::{Id, JsonBody, Nothing, OptionalBody, Params, within};
 use super::super::state::AppState;
 use crate::db::list::{self, Edit, Filter};
-use crate::db::metrics::{self, Series};
 use crate::db::runs::{self, RunRow};
 use crate::jobs::{Ask, StopMode};
 
@@ -244,124 +241,6 @@ pub async fn show(State(state): State<AppState>, Id(id): Id) -> Result<Json<Run>
     Ok(Json(Run::complete(&state, row).await?))
 }
 
-/// Which curves.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct MetricsQuery {
-    /// Names with commas between them: loss, lr, grad_norm, tokens_per_s, eval_loss ...; all of them unless told.
-    keys: Option<String>,
-    /// At most so many points a curve; longer ones come in buckets with mean, min and max. 1500 unless told.
-    #[param(minimum = 3, maximum = 10000)]
-    points: Option<u32>,
-    /// First step.
-    x0: Option<i64>,
-    /// Last step.
-    x1: Option<i64>,
-    /// Only what events up to this number brought.
-    upto: Option<i64>,
-}
-
-/// One curve, in columns.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Curve {
-    /// Steps, rising.
-    step: Vec<i64>,
-    /// The value, or the mean of the bucket; null = not finite.
-    value: Vec<Option<f64>>,
-    /// Lowest of the bucket.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    min: Option<Vec<Option<f64>>>,
-    /// Highest of the bucket.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max: Option<Vec<Option<f64>>>,
-    /// How many points there are in the window.
-    of: i64,
-    /// Steps whose value is not finite, or the last steps of buckets with such a one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    bad: Vec<i64>,
-}
-
-impl From<Series> for Curve {
-    fn from(series: Series) -> Self {
-        let Series { step, value, min, max, of, bad } = series;
-        Self { step, value, min, max, of, bad }
-    }
-}
-
-/// The curves of a run: `{"loss": {"step": [...], "value": [...]}}`.
-///
-/// # Errors
-/// 404 where there is no such run.
-#[utoipa::path(get, path = "/api/v1/runs/{id}/metrics", params(("id" = String, Path), MetricsQuery),
-    responses((status = 200, body = std::collections::HashMap<String, Curve>), (status = 404, body = Problem)))]
-pub async fn metrics(
-    State(state): State<AppState>,
-    Id(id): Id,
-    Params(query): Params<MetricsQuery>,
-) -> Result<Json<indexmap::IndexMap<String, Curve>>> {
-    let run = find(&state, &id).await?;
-    let keys = query.keys.unwrap_or_default();
-    let keys: Vec<String> = keys
-        .split(',')
-        .map(str::trim)
-        .filter(|key| !key.is_empty())
-        .take(50)
-        .map(str::to_owned)
-        .collect();
-    let wanted = metrics::Query {
-        keys,
-        points: within("points", query.points, 1500, 3..=10_000)?,
-        from: query.x0,
-        to: query.x1,
-        upto: query.upto,
-    };
-    let series = metrics::series(&state.db, run.num, &wanted).await?;
-    Ok(Json(series.into_iter().map(|(key, series)| (key, series.into())).collect()))
-}
-
-/// How much of the log.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct LogQuery {
-    /// The last so many lines; 500 unless told.
-    #[param(minimum = 0, maximum = 10000)]
-    tail: Option<usize>,
-}
-
-/// The end of a log.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Log {
-    /// Lines, oldest first.
-    lines: Vec<String>,
-}
-
-/// The end of the worker's log; as text/plain where that is asked for.
-///
-/// # Errors
-/// 404 where there is no such run.
-#[utoipa::path(get, path = "/api/v1/runs/{id}/log", params(("id" = String, Path), LogQuery),
-    responses((status = 200, content((Log = "application/json"), (String = "text/plain"))), (status = 404, body = Problem)))]
-pub async fn log(
-    State(state): State<AppState>,
-    Id(id): Id,
-    Params(query): Params<LogQuery>,
-    headers: HeaderMap,
-) -> Result<Response> {
-    let run = find(&state, &id).await?;
-    let path = FsPath::new(&run.output_dir).join("worker.log");
-    let tail = within("tail", query.tail, 500, 0..=10_000)?;
-    let lines = tokio::task::spawn_blocking(move || crate::files::tail(&path, tail))
-        .await
-        .map_err(Error::internal)?;
-    let lines = lines.map_err(Error::internal)?;
-    let accept =
-        headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accept.starts_with("text/plain") {
-        return Ok((lines.join("\n") + "\n").into_response());
-    }
-    Ok(Json(Log { lines }).into_response())
-}
-
 /// How to stop.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -485,6 +364,10 @@ pub async fn wish(
     Ok((StatusCode::ACCEPTED, Json(Run::new(row))).into_response())
 }
 
-async fn find(state: &AppState, id: &str) -> Result<RunRow> {
+/// The run of that id.
+///
+/// # Errors
+/// 404 where there is none.
+pub(super) async fn find(state: &AppState, id: &str) -> Result<RunRow> {
     runs::get(&state.db, id).await?.ok_or_else(|| Error::not_found("run", id))
 }
