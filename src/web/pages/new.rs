@@ -151,7 +151,7 @@ pub async fn check(
     let mut typed = Typed::sent(pairs);
     typed.take("start_id");
     Asked::take(&mut typed);
-    let shell = Shell::bare(&headers);
+    let shell = Shell::load(&state, &headers, "new").await?;
     let check = Check::new(&state, &typed, &headers, shell.lang).await?;
     match part.part.as_str() {
         "plan" => html(StatusCode::OK, &PlanPart { shell, check }),
