@@ -85,8 +85,10 @@ fn a_viewer_sees_no_button_that_is_refused() {
         let mut seen = 0;
         for path in pages {
             let page = get(&server, vera, path);
-            assert_eq!(page.status, 200, "{path}");
-            for target in targets(&page.body) {
+            assert!([200, 303].contains(&page.status), "{path}: {}", page.status);
+            // the form may be looked at; its one button is off, so nothing is sent
+            let off = path == "/runs/new" && page.body.contains(" disabled>");
+            for target in targets(&page.body).into_iter().filter(|to| !(off && to == "/runs")) {
                 seen += 1;
                 assert_eq!(least(&target), Role::Viewer, "{path} offers a viewer {target}");
             }

@@ -70,7 +70,7 @@ mod tests {
         let config = json!({"logging_steps": 1.0, "learning_rate": 5e-5, "run_name": "it's", "output_dir": "/x"});
         let text =
             start_by_curl(&HeaderMap::new(), config.as_object().cloned().unwrap_or_default());
-        assert!(text.contains("\"logging_steps\": 1,") && text.contains("5e-5"), "{text}");
+        assert!(text.contains("\"logging_steps\": 1,") && text.contains("0.00005"), "{text}");
         assert!(text.contains("it'\\''s") && !text.contains("/x"), "{text}");
     }
 
