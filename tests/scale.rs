@@ -126,7 +126,6 @@ async fn full_tables_are_asked_as_often_as_empty_ones() {
         "/runs?q=sweep",
         "/runs?tag=rare",
         "/api/v1/runs?limit=1000",
-        "/",
         "/queue",
         "/models",
     ];
