@@ -34,6 +34,7 @@ enum Command {
     /// Start the dashboard (what `tallow` alone does).
     Serve(ServeArgs),
     /// Train: CONFIG.yaml [key=value ...], or LLaMA-Factory's flags (--stage sft --do_train True ...).
+    #[command(after_long_help = run_args::explained())]
     Train(RunArgs),
     /// Print the encoded rows, one JSON object a line: input_ids, labels and their text.
     Data(RunArgs),

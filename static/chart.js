@@ -1,7 +1,7 @@
 // Curves on uPlot: colours from the style sheet, one cursor for all, rebuilt when the theme changes.
 // Data come in columns (API) and then point by point (stream); a step that comes again replaces what was behind it.
 
-import { number, say, word } from './app.js';
+import { count, number, say, word } from './app.js';
 
 const probe = document.createElement('i');
 probe.hidden = true;
@@ -52,6 +52,70 @@ export class Series {
   get last() { return this.values.at(-1); }
 }
 
+/** How curves are looked at: in the address, so that a link shows the same; else as it was the last time. */
+export const recall = (name) => new URLSearchParams(location.search).get(name) ?? localStorage.getItem(name);
+
+/** Keeps it for the next time and in the address, where it is not the usual. */
+export function remember(name, value, usual) {
+  localStorage.setItem(name, value);
+  const query = new URLSearchParams(location.search);
+  if (value === usual) query.delete(name);
+  else query.set(name, value);
+  history.replaceState(null, '', query.size ? `?${query}` : location.pathname);
+}
+
+/** What lies along x: the steps themselves, or the seconds or tokens until a step; straight between known places. */
+export class Along {
+  constructor(kind, curve) {
+    this.kind = kind;
+    if (kind === 'step') return;
+    // a bucket's step is its last, and so is its highest value
+    const reached = curve.steps.map((step, i) => [step, (i ? curve.high?.[i] : null) ?? curve.values[i]]).filter(([, x]) => x !== null);
+    this.steps = [0, ...reached.map(([step]) => step)];
+    this.places = [0, ...reached.map(([, x]) => x)];
+  }
+
+  /** Where a step is on the axis. */
+  at(step) { return this.kind === 'step' ? step : between(this.steps, this.places, step); }
+
+  /** Which step, with a fraction, is there. */
+  step(x) { return this.kind === 'step' ? x : between(this.places, this.steps, x); }
+}
+
+/** The value at `x` of a line through rising points; beyond its ends it stays. */
+function between(xs, ys, x) {
+  let low = 0, high = xs.length - 1;
+  if (x >= xs[high]) return ys[high];
+  if (x <= xs[0]) return ys[0];
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (xs[middle] <= x) low = middle; else high = middle;
+  }
+  return xs[high] === xs[low] ? ys[low] : ys[low] + ((ys[high] - ys[low]) * (x - xs[low])) / (xs[high] - xs[low]);
+}
+
+/** What may lie along x, and the curve that says where a step is there. */
+export const AXES = { step: null, time: 'elapsed_s', tokens: 'total_tokens' };
+
+/** Offers what the curves know of; gives what is chosen. */
+export function offerAxes(select, known) {
+  for (const option of select.options) option.disabled = option.value !== 'step' && !known(AXES[option.value]);
+  const wanted = recall('x') ?? 'step';
+  const chosen = [...select.options].find((option) => option.value === wanted && !option.disabled);
+  select.value = chosen ? wanted : 'step';
+}
+
+/** 3725 -> "1:02:05" */
+function clock(seconds) {
+  const s = Math.round(seconds), two = (n) => String(n).padStart(2, '0');
+  const rest = `${two(Math.floor((s % 3600) / 60))}:${two(s % 60)}`;
+  return s >= 3600 ? `${Math.floor(s / 3600)}:${rest}` : rest.replace(/^0/, '');
+}
+
+const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
+const COUNTS = [1, 2, 5].flatMap((n) => [...Array(12).keys()].map((power) => n * 10 ** power)).sort((a, b) => a - b);
+const place = (kind, x) => (kind === 'time' ? clock(x) : kind === 'tokens' ? word('chart.tokens', count(x)) : word('chart.step', x.toLocaleString()));
+
 /** Exponential mean without the bias of its start; gaps stay gaps. */
 export function smooth(values, weight) {
   let mean = 0, mass = 0;
@@ -76,14 +140,14 @@ function join(curves, log) {
 }
 
 export class Plot {
-  /** spec: {box, title, curves: () => [...], series: () => [...], marks: () => steps, bad: () => steps, zoom: (from, to) => {}} */
+  /** spec: {box, title, curves: () => [...], series: () => [...], along: () => Along, marks: () => steps, bad: () => steps,
+   *  zoom: (from, to) => {} with steps} */
   constructor(spec) {
     this.spec = spec;
     this.chart = null;
     this.timer = null;
-    this.visible = true;
     new ResizeObserver(() => this.resize()).observe(spec.box);
-    new IntersectionObserver((entries) => { this.visible = entries.at(-1).isIntersecting; if (this.visible) this.draw(); }).observe(spec.box);
+    new IntersectionObserver(() => this.draw()).observe(spec.box);
     document.addEventListener('theme', () => this.build());
     spec.box.addEventListener('keydown', (event) => this.key(event));
   }
@@ -91,6 +155,12 @@ export class Plot {
   get size() {
     const { clientWidth, clientHeight } = this.spec.box;
     return { width: clientWidth, height: Math.max(clientHeight, 80) };
+  }
+
+  /** Looked up and not remembered: a capture of the whole page tells an observer that nothing is on the screen. */
+  get visible() {
+    const { top, bottom, width } = this.spec.box.getBoundingClientRect();
+    return width > 0 && bottom >= 0 && top <= innerHeight;
   }
 
   resize() {
@@ -105,14 +175,22 @@ export class Plot {
       this.timer = null;
       const { data } = this;
       this.spec.box.dataset.count = data[0].length;
-      this.spec.box.dataset.last = data[0].at(-1) ?? '';
+      this.spec.box.dataset.last = this.steps.at(-1) ?? '';
       if (!this.chart) { if (data[0].length) this.build(data); return; }
       this.chart.setData(data, !this.window);
-      if (this.window) this.chart.setScale('x', this.window);
+      if (this.window) this.chart.setScale('x', this.range);
     }, this.chart ? REDRAW : 0);
   }
 
-  get data() { return join(this.spec.curves(), this.spec.log?.()); }
+  get data() {
+    const [steps, ...columns] = join(this.spec.curves(), this.spec.log?.());
+    this.along = this.spec.along?.() ?? new Along('step');
+    this.steps = steps;
+    return [this.along.kind === 'step' ? steps : steps.map((step) => this.along.at(step)), ...columns];
+  }
+
+  /** The window, which is kept in steps, on the axis. */
+  get range() { return { min: this.along.at(this.window.min), max: this.along.at(this.window.max) }; }
 
   build(data = this.data) {
     if (!data[0].length) return;
@@ -120,14 +198,14 @@ export class Plot {
     const { box } = this.spec;
     box.replaceChildren();
     const axis = { stroke: colour('ink-3'), font: FONT, ticks: { show: false }, grid: { stroke: colour('line'), width: 1 } };
-    const small = this.size.height < 200;
+    const small = this.size.height < 200, { kind } = this.along;
     this.tip = Object.assign(document.createElement('div'), { className: 'tip', hidden: true });
     this.chart = new window.uPlot({
       ...this.size, legend: { show: false }, padding: [8, 12, 0, 0],
       cursor: { y: false, sync: { key: 'run', setSeries: false }, points: { size: 7 }, drag: { x: true, y: false, setScale: false } },
       scales: { ...(this.spec.log?.() ? { y: { distr: 3 } } : {}), x: { time: false, range: (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) } },
       axes: [
-        { ...axis, grid: { show: false }, size: 26, space: small ? 44 : 64, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7] },
+        { ...axis, grid: { show: false }, size: 26, space: small ? 48 : 64, incrs: kind === 'time' ? SECONDS : COUNTS, values: (_, ticks) => ticks.map((x) => (kind === 'time' ? clock(x) : tick(x))) },
         { ...axis, size: 52, space: small ? 20 : 44, values: (_, ticks) => ticks.map((value) => (value === null ? '' : tick(value))) },
       ],
       series: [{}, ...this.spec.series(colour)],
@@ -137,7 +215,7 @@ export class Plot {
         setSelect: [(chart) => this.select(chart)],
       },
     }, data, box);
-    if (this.window) this.chart.setScale('x', this.window);
+    if (this.window) this.chart.setScale('x', this.range);
     this.chart.over.addEventListener('dblclick', () => this.spec.zoom?.(null));
     this.chart.over.append(this.tip);
     box.tabIndex = 0;
@@ -149,13 +227,13 @@ export class Plot {
   select(chart) {
     const { left, width } = chart.select;
     if (width < 4) return;
-    const [from, to] = [left, left + width].map((x) => chart.posToVal(x, 'x'));
+    const [from, to] = [left, left + width].map((x) => this.along.step(chart.posToVal(x, 'x')));
     chart.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
     if (this.spec.zoom) this.spec.zoom(Math.floor(from), Math.ceil(to));
     else this.show({ min: from, max: to });
   }
 
-  /** Shows that part of the x axis; null is all of it. */
+  /** Shows the steps from `min` to `max`; null is all of them. */
   show(window) {
     this.window = window;
     this.draw();
@@ -166,9 +244,9 @@ export class Plot {
     const { ctx, bbox } = chart, ratio = devicePixelRatio;
     ctx.save();
     ctx.fillStyle = colour('accent');
-    for (const step of this.spec.marks?.() ?? []) {
-      if (step < chart.scales.x.min || step > chart.scales.x.max) continue;
-      const x = chart.valToPos(step, 'x', true), y = bbox.top + bbox.height, r = 4 * ratio;
+    const inside = (steps) => [...steps].map((step) => this.along.at(step)).filter((x) => x >= chart.scales.x.min && x <= chart.scales.x.max);
+    for (const at of inside(this.spec.marks?.() ?? [])) {
+      const x = chart.valToPos(at, 'x', true), y = bbox.top + bbox.height, r = 4 * ratio;
       ctx.beginPath();
       ctx.moveTo(x, y - 1.6 * r);
       ctx.lineTo(x + r, y);
@@ -177,9 +255,8 @@ export class Plot {
     }
     ctx.strokeStyle = colour('fail');
     ctx.lineWidth = 2 * ratio;
-    for (const step of this.spec.bad?.() ?? []) {
-      if (step < chart.scales.x.min || step > chart.scales.x.max) continue;
-      const x = chart.valToPos(step, 'x', true), y = bbox.top + bbox.height;
+    for (const at of inside(this.spec.bad?.() ?? [])) {
+      const x = chart.valToPos(at, 'x', true), y = bbox.top + bbox.height;
       ctx.beginPath();
       ctx.moveTo(x, y);
       ctx.lineTo(x, y - 12 * ratio);
@@ -199,7 +276,8 @@ export class Plot {
   }
 
   text(index) {
-    const lines = [word('chart.step', this.chart.data[0][index].toLocaleString())];
+    const { kind } = this.along, lines = [place('step', this.steps[index])];
+    if (kind !== 'step') lines[0] = `${place(kind, this.chart.data[0][index])} · ${lines[0]}`;
     this.chart.series.forEach((series, i) => {
       if (i && series.label && this.chart.data[i][index] !== undefined) lines.push(`${series.label}  ${number(this.chart.data[i][index])}`);
     });

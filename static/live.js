@@ -1,12 +1,12 @@
 // The live page: curves, readings, log and samples follow one event stream (stream.js).
 
 import { base, count, duration, number, paintTimes, say, size, word } from './app.js';
-import { Plot, Series, smooth } from './chart.js';
+import { AXES, Along, Plot, Series, offerAxes, recall, remember, smooth } from './chart.js';
 import { follow } from './stream.js';
 
 const page = document.getElementById('live').dataset;
 const by = (id) => document.getElementById(id);
-const KEYS = ['loss', 'eval_loss', 'lr', 'grad_norm', 'tokens_per_s'];
+const KEYS = ['loss', 'eval_loss', 'lr', 'grad_norm', 'tokens_per_s', 'elapsed_s', 'total_tokens'];
 const curves = Object.fromEntries(KEYS.map((key) => [key, new Series()]));
 const checkpoints = new Set(JSON.parse(by('plot-loss').dataset.marks || '[]'));
 let status = page.status;
@@ -14,12 +14,17 @@ let status = page.status;
 // curves ---------------------------------------------------------------------------------------------------------
 
 const weight = by('smooth');
-weight.value = localStorage.getItem('smooth') ?? weight.value;
-weight.addEventListener('input', () => { localStorage.setItem('smooth', weight.value); plots.loss.draw(); });
+weight.value = recall('smooth') ?? weight.value;
+weight.addEventListener('input', () => { remember('smooth', weight.value, '0.6'); plots.loss.draw(); });
 
 const log10 = by('log-scale');
-log10.checked = localStorage.getItem('log') === 'yes';
-log10.addEventListener('change', () => { localStorage.setItem('log', log10.checked ? 'yes' : ''); plots.loss.build(); });
+log10.checked = recall('log') === 'yes';
+log10.addEventListener('change', () => { remember('log', log10.checked ? 'yes' : '', ''); plots.loss.build(); });
+
+const axis = by('x-axis');
+axis.addEventListener('change', () => { remember('x', axis.value, 'step'); for (const plot of Object.values(plots)) plot.build(); });
+/** A stretch that is looked at closely has its own, finer; all charts share one. */
+const along = () => new Along(axis.value, AXES[axis.value] && shown()[AXES[axis.value]]);
 
 const line = (label, stroke, width, more) => ({ label, stroke, width, spanGaps: true, points: { show: false }, ...more });
 
@@ -35,11 +40,11 @@ function lossCurves() {
 
 const plots = {
   loss: new Plot({
-    box: by('plot-loss'), title: word('plot.loss'), curves: lossCurves, log: () => log10.checked, marks: () => checkpoints,
+    box: by('plot-loss'), title: word('plot.loss'), curves: lossCurves, along, log: () => log10.checked, marks: () => checkpoints,
     bad: () => [...shown().loss.bad, ...shown().eval_loss.bad], zoom,
     bands: (colour) => [{ series: [2, 1], fill: colour('train', 0.14) }],
     series: (colour) => [
-      line('', 'transparent', 0), line('', 'transparent', 0),
+      line('', colour('train', 0.35), 1), line('', colour('train', 0.35), 1),
       line(word('plot.train'), colour('train', 0.32), 1),
       line(word('plot.smoothed'), colour('train'), 2.25),
       line(word('plot.eval'), colour('eval'), 1.5, { points: { show: true, size: 8, width: 0, fill: colour('eval') } }),
@@ -48,7 +53,7 @@ const plots = {
 };
 for (const [key, name] of [['lr', 'plot.lr'], ['grad_norm', 'plot.grad'], ['tokens_per_s', 'plot.speed']]) {
   plots[key] = new Plot({
-    box: by(`plot-${key}`), title: word(name), curves: () => [shown()[key]], bad: () => shown()[key].bad, zoom,
+    box: by(`plot-${key}`), title: word(name), curves: () => [shown()[key]], along, bad: () => shown()[key].bad, zoom,
     series: (colour) => [line(word(name), colour('ink-2'), 1.5)],
   });
 }
@@ -62,9 +67,12 @@ async function fetchCurves(more) {
 
 const redraw = () => { for (const plot of Object.values(plots)) plot.draw(); };
 
+const offer = () => offerAxes(axis, (key) => curves[key].steps.length > 0);
+
 async function loadCurves() {
   const fresh = await fetchCurves(`&upto=${page.after}`);
   if (fresh) Object.assign(curves, fresh);
+  offer();
   redraw();
 }
 
@@ -146,7 +154,7 @@ function paintStep(step, total) {
 function takeMetric(point) {
   for (const key of KEYS) {
     const value = point[key];
-    if (value === undefined) continue;
+    if (value === undefined || (key === 'elapsed_s' && point.loss === undefined)) continue;
     curves[key].push(point.step, value);
     const reading = by(`v-${key}`);
     if (reading) reading.textContent = key === 'tokens_per_s' ? count(value) : number(value);
@@ -271,6 +279,7 @@ function take(kind, data) {
   switch (kind) {
     case 'metric': {
       for (const point of data) takeMetric(point);
+      offer();
       redraw();
       if (curves.loss.steps.length > 3000) coarsen();
       break;

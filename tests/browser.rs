@@ -148,6 +148,8 @@ async fn every_page_is_fit_for_everybody() {
                 .filter(|line| name != "not-found" || !line.contains("404"))
                 .collect();
             assert_eq!(errors, Vec::<String>::new(), "{path} {theme:?}");
+            let elsewhere = "return performance.getEntriesByType('resource').map((one) => one.name).filter((name) => !name.startsWith(location.origin) && !name.startsWith('data:'))";
+            assert_eq!(browser.script(elsewhere).await, json!([]), "{path} asks elsewhere");
             browser.picture(&format!("{name}-{}", theme.word())).await;
             browser.size(375, 812).await;
             // charts learn their new size with the next frame

@@ -135,6 +135,14 @@ fn what_a_run_would_be() {
     // 90 rows, 2 x 4: 45 micro-batches, 12 updates an epoch
     assert_eq!(n("steps"), 24);
     assert!(n("parameters") > 100_000 && plan["rough"] == false, "{plan}");
+    let memory = &plan["memory"];
+    let size = |of: &Value, name: &str| of[name].as_u64().unwrap();
+    let parts = memory["parts"].as_array().unwrap();
+    assert!(parts.iter().any(|part| part["name"] == "weights" && size(part, "low") > 0), "{plan}");
+    assert!(size(memory, "low") <= size(memory, "expected"), "{plan}");
+    assert!(size(memory, "expected") <= size(memory, "high"), "{plan}");
+    assert!(n("memory_bytes") > n("memory_free_bytes") && n("memory_free_bytes") > 0);
+    assert_eq!((n("output_bytes"), n("trained")), (4 * n("parameters"), n("parameters")));
     let layers = plan["badam_layers"].as_array().unwrap();
     assert!(layers[0].as_u64().unwrap() >= 1 && layers[0].as_u64() <= layers[1].as_u64(), "{plan}");
     for (change, field) in [
@@ -142,6 +150,10 @@ fn what_a_run_would_be() {
         (json!({"template": "no_such"}), "template"),
         (json!({"model_name_or_path": "/etc"}), "model_name_or_path"),
         (json!({"cutoff_len": 0}), "cutoff_len"),
+        (
+            json!({"finetuning_type": "lora", "use_badam": false, "lora_target": "none_proj"}),
+            "lora_target",
+        ),
     ] {
         let mut wrong = config.clone();
         wrong.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
@@ -170,4 +182,19 @@ fn what_a_run_would_be() {
         part.body
     );
     assert!(!part.body.contains("aria-busy"));
+    assert!(
+        part.body.contains("id=\"memory\"") && part.body.contains("largest: "),
+        "{}",
+        part.body
+    );
+    // an adapter is counted where lora_target puts it: names, a path, a pattern
+    let trained = |target: &str| {
+        let lora = json!({"model_name_or_path": "tiny", "dataset": "many", "template": "qwen", "lora_target": target});
+        let reply = server.post("/api/v1/runs/preview", &lora);
+        reply.json()["trained"].as_u64().unwrap_or_else(|| panic!("{target}: {}", reply.body))
+    };
+    let q = trained("q_proj");
+    assert_eq!(trained(r".*q_proj"), q);
+    assert!(trained("0.self_attn.q_proj") < q && q < trained("q_proj,v_proj"));
+    assert!(trained("q_proj,v_proj") < trained("all"));
 }

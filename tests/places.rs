@@ -67,7 +67,7 @@ fn the_language_is_chosen() {
     let cookie = reply.header("set-cookie").unwrap().split(';').next().unwrap();
     assert_eq!(cookie, "lang=zh");
     let chosen = page(&server, "/runs", &[("Cookie", cookie), ("Accept-Language", "en")]);
-    assert!(chosen.body.contains("搜索训练"), "{}", chosen.body);
+    assert!(chosen.body.contains("运行示例"), "{}", chosen.body);
     let help = page(&server, "/runs/new", &[("Cookie", cookie)]);
     assert!(help.body.contains("每行截断到这么多词元"));
     for wrong in ["lang=tlh", "lang=", ""] {

@@ -1,6 +1,24 @@
 //! The words after `train`, `data` and `eval`: a file with overrides, or flags.
 
+use std::fmt::Write;
+
 use run::config::{Config, ConfigError, FieldError, Notice, Purpose};
+use run::fields::{Class, FIELDS, Group};
+
+/// Every argument that does something here, by group, for `--help`.
+#[must_use]
+pub fn explained() -> String {
+    let mut text = String::from("Arguments, as LLaMA-Factory names them, with their defaults:\n");
+    for group in Group::ALL {
+        let _ = write!(text, "\n{}:\n", group.title());
+        let here = |field: &&run::fields::Field| field.group == group && field.class == Class::Done;
+        for field in FIELDS.iter().filter(here) {
+            let default = if field.default.is_empty() { "\"\"" } else { field.default };
+            let _ = write!(text, "  --{} {default}\n      {}\n", field.name, field.help);
+        }
+    }
+    text
+}
 
 /// Reads and checks them. The text says where they come from.
 ///

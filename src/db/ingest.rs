@@ -140,16 +140,19 @@ impl Pen<'_> {
             "seq": self.row.seq + 1, "step": step, "total_steps": total_steps, "epoch": epoch,
             "elapsed_s": event.elapsed_s, "at_ms": at_ms,
         });
-        for (key, value) in values {
-            match key.as_str() {
-                "loss" => (self.row.last_loss, self.nan) = (*value, self.nan || value.is_none()),
+        // where the step is in time: a curve of its own, beside the total of tokens
+        let elapsed = values.contains_key("loss").then_some(("elapsed_s", Some(event.elapsed_s)));
+        let values = values.iter().map(|(key, value)| (key.as_str(), *value));
+        for (key, value) in values.chain(elapsed) {
+            match key {
+                "loss" => (self.row.last_loss, self.nan) = (value, self.nan || value.is_none()),
                 "eval_loss" => {
-                    (self.row.last_eval_loss, self.nan) = (*value, self.nan || value.is_none());
+                    (self.row.last_eval_loss, self.nan) = (value, self.nan || value.is_none());
                 }
-                "tokens_per_s" => self.row.tokens_per_s = *value,
+                "tokens_per_s" => self.row.tokens_per_s = value,
                 _ => {}
             }
-            point[key.as_str()] = json!(value);
+            point[key] = json!(value);
             let key = self.key(key).await?;
             sqlx::query(
                 "insert or replace into metric (run, key, step, seq, value) values (?, ?, ?, ?, ?)",

@@ -1,21 +1,22 @@
-//! What a run would be before it starts: rows, cuts, steps, tokens, layers that BAdam reaches, bytes of checkpoints.
+//! What a run would be before it starts: rows, cuts, steps, tokens, layers that BAdam reaches, memory, bytes on the disk.
 //!
 //! Counted with the run's own tokenizer and template. What only the run itself can know is left out.
 
-use std::collections::BTreeSet;
-
 use engine::data::order::HoldOut;
 use engine::model::config::ModelConfig;
-use engine::model::params::{ParamKind, ParamSpec, expected_params};
+use engine::model::hub::ModelLocation;
+use engine::model::params::expected_params;
 use engine::optim::badam::Order;
 use engine::plan::Plan as Steps;
-use engine::prepare;
+use engine::{estimate, prepare};
 use run::config::Config;
+use run::estimate::Estimate;
 use run::fields::{BadamMode, FinetuningType, SaveStrategy};
 
 use super::kit::Wanted;
 use super::lengths::Lengths;
 use super::{Library, LibraryError, Patience, Result};
+use crate::machine::Machine;
 
 /// Rows of a plan at most.
 const MOST_ROWS: usize = 50_000_000;
@@ -47,8 +48,18 @@ pub struct Plan {
     pub badam: Option<(usize, usize)>,
     /// Checkpoints that will lie on the disk at once, and bytes of one.
     pub checkpoints: Option<(u64, u64)>,
+    /// Bytes of the model or adapter that is written at the end.
+    pub output: Option<u64>,
     /// Bytes that are free where they go.
     pub free: Option<u64>,
+    /// Tokens of the longest row, uncut.
+    pub longest: usize,
+    /// Parameters that are trained.
+    pub trained: Option<u64>,
+    /// Memory in parts.
+    pub memory: Option<Estimate>,
+    /// Bytes of memory that are free, and all there are.
+    pub ram: (u64, u64),
 }
 
 impl Library {
@@ -84,8 +95,10 @@ impl Library {
             let steps = steps.map_err(|error| LibraryError::wrong("dataset", error.to_string()))?;
             (plan.steps, plan.epochs) = (steps.total_steps, steps.epochs);
             if let Ok(model) = prepare::read_config(&location) {
-                plan.of_model(&config, &model);
+                plan.of_model(&config, &location, &model)?;
             }
+            let machine = Machine::look();
+            plan.ram = (machine.memory_free, machine.memory);
             let place = config.output_dir.clone().filter(|dir| std::path::Path::new(dir).exists());
             let data = library.0.roots.data_dir().display().to_string();
             plan.free = run::atomic::free_bytes(place.unwrap_or(data)).ok();
@@ -112,6 +125,7 @@ impl Plan {
         let scaled = |n: u64| (n as f64 * scale).round() as u64;
         let cut = lengths.cut(config.cutoff_len);
         self.rows += rows;
+        self.longest = self.longest.max(lengths.longest());
         self.kept += scaled(cut.kept);
         self.truncated += scaled(cut.truncated);
         self.dropped += scaled(cut.dropped);
@@ -120,9 +134,15 @@ impl Plan {
     }
 
     /// What follows from the model's shape.
-    fn of_model(&mut self, config: &Config, model: &ModelConfig) {
+    fn of_model(
+        &mut self,
+        config: &Config,
+        location: &ModelLocation,
+        model: &ModelConfig,
+    ) -> Result<()> {
         let specs = expected_params(model);
-        let parameters = specs.iter().map(size).sum();
+        let sides = |spec: &[usize]| spec.iter().map(|side| *side as u64).product::<u64>();
+        let parameters = specs.iter().map(|spec| sides(&spec.shape)).sum();
         self.parameters = Some(parameters);
         if config.use_badam && config.badam_mode == BadamMode::Layer {
             let reached = Order::new(config, model.num_hidden_layers);
@@ -130,46 +150,56 @@ impl Plan {
                 .ok()
                 .map(|order| (order.reached(self.steps).len(), model.num_hidden_layers));
         }
-        let trained = match config.finetuning_type {
-            FinetuningType::Full => Some(parameters),
-            FinetuningType::Lora => adapter(config, &specs),
-            FinetuningType::Freeze => None,
-        };
-        // f32 weights and AdamW's two moments each; other optimisers remember other things
-        let plain = !config.use_galore && !config.use_dora && !config.use_badam;
-        let saves = config.save_strategy != SaveStrategy::No
-            && (config.save_only_model || plain && config.optim == Config::default().optim);
-        if let Some(trained) = trained.filter(|_| saves) {
-            let moments = if config.save_only_model { 0 } else { trained };
-            let one = 4 * trained + 8 * moments;
+        let counts = estimate::trained(config, model).map_err(wrong)?;
+        let trained = counts.added + counts.chosen;
+        self.trained = Some(trained);
+        self.memory = Some(self.memory(config, location, model)?);
+        // an adapter alone, else the whole model; f32, with AdamW's two moments of what is trained
+        let lora = config.finetuning_type == FinetuningType::Lora;
+        let written = 4 * if lora { trained } else { parameters };
+        self.output = Some(written);
+        // other optimisers remember other things
+        let plain = !config.use_galore && !config.use_badam;
+        let known = config.save_only_model || plain && config.optim == Config::default().optim;
+        if known && config.save_strategy != SaveStrategy::No {
+            let moments = if config.save_only_model { 0 } else { 8 * trained };
             let every = config.save_every(self.steps).unwrap_or(self.steps);
             let made = self.steps / every.max(1);
             let kept = config.save_total_limit.map_or(u64::MAX, |most| most as u64);
             // the newest is whole before the oldest goes
             let at_once = made.min(kept.saturating_add(1));
-            self.checkpoints = (at_once > 0).then_some((at_once, one));
+            self.checkpoints = (at_once > 0).then_some((at_once, written + moments));
         }
+        Ok(())
+    }
+
+    /// The memory of the run, with what is known of its rows: how many there are, and how long at most.
+    fn memory(
+        &self,
+        config: &Config,
+        location: &ModelLocation,
+        model: &ModelConfig,
+    ) -> Result<Estimate> {
+        let mut config = config.clone();
+        if !config.packs() && self.longest > 0 {
+            config.cutoff_len = config.cutoff_len.min(self.longest);
+        }
+        let rows = usize::try_from(self.rows).unwrap_or(MOST_ROWS);
+        config.max_samples = Some(rows.min(MOST_ROWS));
+        estimate::of_model(&config, location, model).map_err(wrong)
     }
 }
 
-fn size(spec: &ParamSpec) -> u64 {
-    spec.shape.iter().map(|side| *side as u64).product()
-}
-
-/// Parameters of a LoRA adapter on `lora_target`; `None` where further modules are trained whole.
-fn adapter(config: &Config, specs: &[ParamSpec]) -> Option<u64> {
-    if !config.additional_target.is_empty() {
-        return None;
+/// An error of the engine about an argument.
+fn wrong(error: engine::error::Error) -> LibraryError {
+    match error {
+        engine::error::Error::Input { what, why } => {
+            let known = ["lora_target", "additional_target", "freeze_trainable_modules"];
+            let field = known.into_iter().find(|name| *name == what);
+            LibraryError::wrong(field.unwrap_or("model_name_or_path"), why)
+        }
+        other => LibraryError::wrong("model_name_or_path", other.to_string()),
     }
-    let targets: BTreeSet<&str> = config.lora_target.iter().map(String::as_str).collect();
-    let all = targets.is_empty() || targets.contains("all");
-    let hit = |spec: &&ParamSpec| {
-        let module = spec.name.trim_end_matches(".weight").rsplit('.').next().unwrap_or_default();
-        spec.kind == ParamKind::Matrix && (all || targets.contains(module))
-    };
-    let sides = |spec: &ParamSpec| spec.shape.iter().map(|side| *side as u64).sum::<u64>();
-    let rank = config.lora_rank as u64;
-    Some(specs.iter().filter(hit).map(|spec| rank * sides(spec)).sum())
 }
 
 /// Rows that are held out of `rows`; one at least is left to train on.
@@ -195,6 +225,7 @@ mod tests {
         let mut plan = Plan::default();
         assert_eq!(plan.add(&lengths, &config), 200);
         assert_eq!((plan.kept, plan.truncated, plan.tokens, plan.rough), (160, 40, 2400, true));
+        assert_eq!(plan.longest, 30);
         let few = Config { max_samples: Some(50), ..config };
         assert_eq!(plan.add(&lengths, &few), 50);
         assert_eq!(plan.rows, 250);

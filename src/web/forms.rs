@@ -296,17 +296,19 @@ fn choices(field: &Field, value: &str, lang: Lang, proposals: &[String]) -> Vec<
             .map(|name| ChoiceView { value: name.clone(), label: String::new(), on: false })
             .collect();
     }
+    // without it a browser would send the first of the others
+    let unset = field.optional.then(|| ChoiceView {
+        value: String::new(),
+        label: lang.text("new.unset").to_owned(),
+        on: value.is_empty(),
+    });
     if field.kind == Kind::Bool && field.optional {
-        let unset = ChoiceView {
-            value: String::new(),
-            label: lang.text("new.unset").to_owned(),
-            on: value.is_empty(),
-        };
-        return [unset].into_iter().chain(["true", "false"].map(view)).collect();
+        return unset.into_iter().chain(["true", "false"].map(view)).collect();
     }
     let works =
         |choice: &&&str| !field.not_yet.contains(*choice) || choice.eq_ignore_ascii_case(value);
-    field.choices.iter().filter(works).map(|choice| view(choice)).collect()
+    let unset = unset.filter(|_| field.kind == Kind::Choice);
+    unset.into_iter().chain(field.choices.iter().filter(works).map(|choice| view(choice))).collect()
 }
 
 /// What the form shows: arguments that do something here and that no button decides.
@@ -379,6 +381,12 @@ mod tests {
         names.sort_unstable();
         wanted.sort_unstable();
         assert_eq!(names, wanted);
+        // a browser sends the first choice of a list where none is chosen
+        for field in sections.iter().chain(&groups).flat_map(|group| &group.fields) {
+            let chosen = field.choices.iter().filter(|choice| choice.on).count();
+            let list = ["select", "radio"].contains(&field.kind);
+            assert!(!list || chosen == 1, "{}: {chosen} choices are on", field.name);
+        }
         assert_eq!(groups.iter().map(|group| group.changed).sum::<usize>(), START.len());
     }
 

@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fantoccini::actions::{
+    InputSource, KeyAction, KeyActions, MOUSE_BUTTON_LEFT, MouseActions, PointerAction,
+};
+use fantoccini::key::Key;
 use fantoccini::wd::WebDriverCompatibleCommand;
-use fantoccini::{Client, ClientBuilder};
+use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::{Value, json};
 
 /// Longest wait for anything but a training run.
@@ -23,6 +27,7 @@ pub struct Server {
     _out: Lines<BufReader<ChildStdout>>,
     pub url: String,
     pub dir: tempfile::TempDir,
+    worker: Option<PathBuf>,
 }
 
 impl Server {
@@ -30,15 +35,54 @@ impl Server {
     pub async fn seeded(seed: impl AsyncFnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         seed(dir.path()).await;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tallow"))
-            .args(["serve", "--port", "0", "--data-dir"])
-            .arg(dir.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let (port, out) = find_port(child.stdout.take().unwrap(), "http://localhost:", "").unwrap();
-        Self { child, _out: out, url: format!("http://127.0.0.1:{port}"), dir }
+        Self::on(dir, None)
+    }
+
+    /// The same with workers that tick and train nothing (ticking_worker.sh).
+    pub async fn ticking(seed: impl AsyncFnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        seed(dir.path()).await;
+        Self::on(dir, Some(root().join("tests/browser_support/ticking_worker.sh")))
+    }
+
+    fn on(dir: tempfile::TempDir, worker: Option<PathBuf>) -> Self {
+        let (child, port, out) = serve(dir.path(), worker.as_deref());
+        Self { child, _out: out, url: format!("http://127.0.0.1:{port}"), dir, worker }
+    }
+
+    /// Kills the server and starts another on the same folder, at another port.
+    pub fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (child, port, out) = serve(self.dir.path(), self.worker.as_deref());
+        (self.child, self._out) = (child, out);
+        self.url = format!("http://127.0.0.1:{port}");
+    }
+
+    /// How far ticking workers may go; they wait there.
+    pub fn allow(&self, steps: u32) {
+        std::fs::write(self.dir.path().join("allowed"), steps.to_string()).unwrap();
+    }
+
+    /// Starts a run with the seeded model and rows; its id.
+    pub fn begin(&self, name: &str) -> String {
+        let config = json!({"model_name_or_path": "models/sample", "dataset": "sky", "template": "qwen", "run_name": name});
+        let (status, run) = self.post("/api/v1/runs", &config);
+        assert_eq!(status, 201, "{run}");
+        run["id"].as_str().unwrap().to_owned()
+    }
+
+    /// POST of JSON: status and body.
+    pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let host = self.url.strip_prefix("http://").unwrap();
+        let body = body.to_string();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (status, _, body) = exchange(host, &head);
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
     /// Starts one on an empty folder.
@@ -58,17 +102,16 @@ impl Server {
     /// One request by hand: status, head, and the bytes that came over the wire (chunk frames taken off).
     pub fn request(&self, head: &str) -> (u16, String, Vec<u8>) {
         let host = self.url.strip_prefix("http://").unwrap();
-        let mut stream = TcpStream::connect(host).unwrap();
-        write!(stream, "{head}Host: {host}\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let cut = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
-        let head = String::from_utf8_lossy(&answer[..cut]).to_lowercase();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let body = &answer[cut + 4..];
-        let body =
-            if head.contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_vec() };
-        (status, head, body)
+        exchange(host, &format!("{head}Host: {host}\r\nConnection: close\r\n\r\n"))
+    }
+
+    /// Waits until a run has come so far.
+    pub async fn until_step(&self, id: &str, step: u64) {
+        let start = Instant::now();
+        while self.get(&format!("/api/v1/runs/{id}")).1["step"].as_u64() < Some(step) {
+            assert!(start.elapsed() < SOON, "step {step} is not reached");
+            pause().await;
+        }
     }
 
     /// Waits until a run is over and gives it as the API shows it.
@@ -90,6 +133,32 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a request; status, head and body of the answer.
+fn exchange(host: &str, request: &str) -> (u16, String, Vec<u8>) {
+    let mut stream = TcpStream::connect(host).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let cut = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&answer[..cut]).to_lowercase();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = &answer[cut + 4..];
+    let body =
+        if head.contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_vec() };
+    (status, head, body)
+}
+
+fn serve(dir: &Path, worker: Option<&Path>) -> (Child, u16, Lines<BufReader<ChildStdout>>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tallow"));
+    command.args(["serve", "--port", "0", "--data-dir"]).arg(dir);
+    if let Some(worker) = worker {
+        command.env("WORKER_BIN", worker);
+    }
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (port, out) = find_port(child.stdout.take().unwrap(), "http://localhost:", "").unwrap();
+    (child, port, out)
 }
 
 fn unchunk(mut bytes: &[u8]) -> Vec<u8> {
@@ -231,6 +300,62 @@ impl Browser {
 
     pub async fn script(&self, code: &str) -> Value {
         self.tab.execute(code, Vec::new()).await.unwrap()
+    }
+
+    /// Presses keys one after the other while the first ones stay down: `[Key::Alt, Key::Up]`.
+    pub async fn press(&self, keys: &[Key]) {
+        let mut actions = KeyActions::new("keyboard".to_owned());
+        for key in keys {
+            actions = actions.then(KeyAction::Down { value: char::from(*key) });
+        }
+        for key in keys.iter().rev() {
+            actions = actions.then(KeyAction::Up { value: char::from(*key) });
+        }
+        self.tab.perform_actions(actions).await.unwrap();
+    }
+
+    /// Presses Tab until the element that matches has the focus.
+    pub async fn tab_to(&self, selector: &str) {
+        let there = format!("return document.activeElement.matches('{selector}')");
+        for _ in 0..120 {
+            self.press(&[Key::Tab]).await;
+            if self.script(&there).await == json!(true) {
+                return;
+            }
+        }
+        panic!("{selector} is not reached with Tab");
+    }
+
+    /// A real double click in the middle of an element.
+    pub async fn double_click(&self, selector: &str) {
+        let element = self.tab.find(Locator::Css(selector)).await.unwrap();
+        let to = PointerAction::MoveToElement { element, duration: None, x: 0.0, y: 0.0 };
+        let mut actions = MouseActions::new("mouse".to_owned()).then(to);
+        for _ in 0..2 {
+            actions = actions.then(PointerAction::Down { button: MOUSE_BUTTON_LEFT });
+            actions = actions.then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+        }
+        self.tab.perform_actions(actions).await.unwrap();
+    }
+
+    /// Draws the mouse over an element, from one share of its width to another.
+    pub async fn drag(&self, selector: &str, from: f64, to: f64) {
+        let width = format!("return document.querySelector('{selector}').clientWidth");
+        let width = self.script(&width).await.as_f64().unwrap();
+        let element = self.tab.find(Locator::Css(selector)).await.unwrap();
+        let at = |share: f64| PointerAction::MoveToElement {
+            element: element.clone(),
+            duration: Some(Duration::from_millis(50)),
+            x: (share - 0.5) * width,
+            y: 0.0,
+        };
+        let actions = MouseActions::new("mouse".to_owned())
+            .then(at(from))
+            .then(PointerAction::Down { button: MOUSE_BUTTON_LEFT })
+            .then(at(f64::midpoint(from, to)))
+            .then(at(to))
+            .then(PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+        self.tab.perform_actions(actions).await.unwrap();
     }
 
     /// Waits until the expression is true.

@@ -1,5 +1,7 @@
 //! Runs that never ran: rows as a worker's events would leave them, so that every state can be looked at.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::path::Path;
 
 use run::event::{Batch, Body, Event, Phase};
@@ -11,10 +13,13 @@ use tallow::db::runs::{self, Change, NewRun, Status};
 /// 2026-11-24 07:43 UTC.
 const NOW: i64 = 1_795_506_192_000;
 
+/// The finished run's id.
+pub const FINISHED: &str = "01JZ00000000000000000000A1";
+
 /// A finished run, a failed one and a stopped one.
 pub async fn three_states(dir: &Path) {
     let db = Db::open(&dir.join("tallow.db")).await.unwrap();
-    run(&db, dir, "01JZ00000000000000000000A1", "Sample run", Status::Finished, 240).await;
+    run(&db, dir, FINISHED, "Sample run", Status::Finished, 240).await;
     run(
         &db,
         dir,

@@ -156,11 +156,21 @@ impl Shape {
     }
 }
 
-/// The memory of a training run over a model of this shape. `weights` are the bytes of the weights in
-/// memory where they are known: a quantised GGUF file's.
+/// What is known of a model beyond its shape; what is not follows from the shape.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Bytes of the weights in memory: a quantised GGUF file's.
+    pub weights: Option<u64>,
+    /// Parameters that an adapter adds.
+    pub added: Option<u64>,
+    /// Of the model's own parameters, those that freeze leaves, or that are trained whole beside an adapter.
+    pub chosen: Option<u64>,
+}
+
+/// The memory of a training run over a model of this shape.
 #[must_use]
-pub fn estimate(config: &Config, shape: &Shape, weights: Option<u64>) -> Estimate {
-    let trained = trained(config, shape);
+pub fn estimate(config: &Config, shape: &Shape, known: Known) -> Estimate {
+    let trained = trained(config, shape, known);
     let mut parts = Vec::new();
     let mut put = |name, low: f64, expected: f64, high: f64| {
         if high > 0.0 {
@@ -168,12 +178,12 @@ pub fn estimate(config: &Config, shape: &Shape, weights: Option<u64>) -> Estimat
         }
     };
     let same = |bytes: f64| (bytes, bytes, bytes);
-    let base = weights.map_or_else(|| base_bytes(config, shape), |bytes| bytes as f64);
+    let base = known.weights.map_or_else(|| base_bytes(config, shape), |bytes| bytes as f64);
     let (low, expected, high) = same(base);
     put("weights", low, expected, high);
     let lora = config.finetuning_type == FinetuningType::Lora;
     if lora {
-        let (low, expected, high) = same(4.0 * trained.total);
+        let (low, expected, high) = same(4.0 * trained.added);
         put("adapter", low, expected, high);
     }
     let (low, expected, high) = same(4.0 * trained.at_once);
@@ -205,11 +215,7 @@ pub fn estimate(config: &Config, shape: &Shape, weights: Option<u64>) -> Estimat
     put("data", data[0], data[1], data[2]);
     let program = PROGRAM + TOKEN * shape.vocab as f64;
     put("program", program * 0.7, program, program * 1.5);
-    Estimate { parts, params: (trained.total as u64, shape.all() as u64 + added(lora, &trained)) }
-}
-
-fn added(lora: bool, trained: &Trained) -> u64 {
-    if lora { trained.total as u64 } else { 0 }
+    Estimate { parts, params: (trained.total as u64, (shape.all() + trained.added) as u64) }
 }
 
 /// Bytes of the base model.
@@ -231,6 +237,8 @@ fn base_bytes(config: &Config, shape: &Shape) -> f64 {
 struct Trained {
     /// In the course of the run.
     total: f64,
+    /// Of these, beside the model's own.
+    added: f64,
     /// With a gradient at the same time.
     at_once: f64,
     /// With moments.
@@ -239,33 +247,42 @@ struct Trained {
     layers: usize,
 }
 
-fn trained(config: &Config, shape: &Shape) -> Trained {
+fn trained(config: &Config, shape: &Shape, known: Known) -> Trained {
     let all = shape.all();
+    let chosen = known.chosen.map(|count| count as f64);
+    let whole = |total, at_once| Trained {
+        total,
+        added: 0.0,
+        at_once,
+        remembered: at_once,
+        layers: shape.layers,
+    };
     match config.finetuning_type {
         FinetuningType::Lora => {
-            let sum: usize = shape.matrices().iter().map(|(o, d)| o + d).sum();
-            let total = (sum * config.lora_rank * shape.layers) as f64;
-            Trained { total, at_once: total, remembered: total, layers: shape.layers }
+            let everywhere = || {
+                let sum: usize = shape.matrices().iter().map(|(o, d)| o + d).sum();
+                (sum * config.lora_rank * shape.layers) as f64
+            };
+            let added = known.added.map_or_else(everywhere, |count| count as f64);
+            let total = added + chosen.unwrap_or(0.0);
+            Trained { added, ..whole(total, total) }
         }
         FinetuningType::Freeze => {
             let count = config.freeze_trainable_layers.unsigned_abs() as usize;
             let n = count.min(shape.layers);
-            let total = n as f64 * shape.layer();
+            let total = chosen.unwrap_or_else(|| n as f64 * shape.layer());
             let layers = if config.freeze_trainable_layers < 0 { shape.layers } else { n };
-            Trained { total, at_once: total, remembered: total, layers }
+            Trained { layers, ..whole(total, total) }
         }
         FinetuningType::Full if config.use_badam && config.badam_mode == BadamMode::Layer => {
-            let block = shape.layer();
-            Trained { total: all, at_once: block, remembered: block, layers: shape.layers }
+            whole(all, shape.layer())
         }
         FinetuningType::Full if config.use_badam => {
             let some = config.badam_update_ratio * all;
             let at_once = some + shape.layer().max(shape.outer());
-            Trained { total: some, at_once, remembered: some, layers: shape.layers }
+            Trained { remembered: some, ..whole(some, at_once) }
         }
-        FinetuningType::Full => {
-            Trained { total: all, at_once: all, remembered: all, layers: shape.layers }
-        }
+        FinetuningType::Full => whole(all, all),
     }
 }
 
@@ -302,7 +319,7 @@ mod tests {
         let mut map = json!({ "cutoff_len": 512, "per_device_train_batch_size": 2 });
         map.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let (config, _) = Config::from_map(map.as_object().unwrap()).unwrap();
-        estimate(&config, &smollm2(), None)
+        estimate(&config, &smollm2(), Known::default())
     }
 
     #[test]
@@ -316,6 +333,12 @@ mod tests {
         let layer = (all - 49_152 * 576 - 576) / 30;
         check(json!({ "finetuning_type": "freeze", "freeze_trainable_layers": 2 }), 2 * layer, all);
         assert_eq!(Shape::from_config(&Map::new()), None);
+        let (config, _) = Config::from_map(&Map::new()).unwrap();
+        let known = Known { added: Some(7), chosen: Some(5), ..Known::default() };
+        let found = estimate(&config, &smollm2(), known);
+        assert_eq!(found.params, (12, all + 7));
+        let part = |name: &str| found.parts.iter().find(|p| p.name == name).unwrap().expected;
+        assert_eq!((part("adapter"), part("gradients"), part("moments")), (28.0, 48.0, 96.0));
     }
 
     #[test]

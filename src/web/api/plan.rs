@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use run::config::Config;
+use run::estimate::{Estimate, Part};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -92,8 +93,62 @@ pub struct Preview {
     badam_layers: Option<(usize, usize)>,
     /// Bytes of the checkpoints that will lie on the disk at once.
     checkpoint_bytes: Option<u64>,
+    /// Bytes of the model or adapter that is written at the end.
+    output_bytes: Option<u64>,
     /// Bytes that are free there.
     free_bytes: Option<u64>,
+    /// Parameters that are trained.
+    trained: Option<u64>,
+    /// How much memory it will take.
+    memory: Option<Memory>,
+    /// Bytes of memory that are free.
+    memory_free_bytes: u64,
+    /// Bytes of memory in all.
+    memory_bytes: u64,
+}
+
+/// The memory of a run to be, in bytes.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Memory {
+    /// At least.
+    low: u64,
+    /// Most likely.
+    expected: u64,
+    /// At most.
+    high: u64,
+    /// Its parts.
+    parts: Vec<MemoryPart>,
+}
+
+/// A part of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MemoryPart {
+    /// `weights`, `adapter`, `gradients`, `moments`, `activations`, `logits`, `data` or `program`.
+    name: &'static str,
+    /// At least.
+    low: u64,
+    /// Most likely.
+    expected: u64,
+    /// At most.
+    high: u64,
+}
+
+impl From<&Estimate> for Memory {
+    fn from(found: &Estimate) -> Self {
+        let part = |part: &Part| MemoryPart {
+            name: part.name,
+            low: whole(part.low),
+            expected: whole(part.expected),
+            high: whole(part.high),
+        };
+        let MemoryPart { low, expected, high, .. } = part(&found.total());
+        Self { low, expected, high, parts: found.parts.iter().map(part).collect() }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes, not negative")]
+fn whole(bytes: f64) -> u64 {
+    bytes as u64
 }
 
 /// What a run of this configuration would be: rows, cuts, steps, tokens. Nothing is started.
@@ -120,6 +175,11 @@ pub async fn preview(
         parameters: plan.parameters,
         badam_layers: plan.badam,
         checkpoint_bytes: plan.checkpoints.map(|(kept, one)| kept.saturating_mul(one)),
+        output_bytes: plan.output,
         free_bytes: plan.free,
+        trained: plan.trained,
+        memory: plan.memory.as_ref().map(Memory::from),
+        memory_free_bytes: plan.ram.0,
+        memory_bytes: plan.ram.1,
     }))
 }

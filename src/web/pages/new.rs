@@ -375,7 +375,10 @@ fn facts(
     let length = if number("max_steps") > 0.0 {
         lang.fill("new.length.steps", &[&argument(config, "max_steps")])
     } else {
-        lang.fill("new.length.epochs", &[&number("num_train_epochs")])
+        let epochs = number("num_train_epochs");
+        #[expect(clippy::float_cmp, reason = "exactly one epoch has another word")]
+        let key = if epochs == 1.0 { "new.length.epoch" } else { "new.length.epochs" };
+        lang.fill(key, &[&epochs])
     };
     let mut facts = vec![
         (lang.text("new.length").to_owned(), length),

@@ -223,11 +223,22 @@ fn curl(row: &RunRow, headers: &HeaderMap) -> String {
     let mut config = row.config_map();
     config.shift_remove("output_dir");
     // within single quotes a shell reads nothing but the closing one
-    let body = Value::Object(config).to_string().replace('\'', "'\\''");
+    let body = config.into_iter().map(|(name, value)| (name, tidy(value))).collect();
+    let body = serde_json::to_string_pretty(&Value::Object(body)).unwrap_or_default();
+    let body = body.replace('\'', "'\\''");
     format!(
-        "curl http://{}/api/v1/runs -H 'Content-Type: application/json' -d '{body}'",
+        "curl http://{}/api/v1/runs \\\n  -H 'Content-Type: application/json' -d '{body}'",
         host.unwrap_or("localhost")
     )
+}
+
+/// A number without the fraction that it does not have: `logging_steps` is 1 and not 1.0.
+fn tidy(value: Value) -> Value {
+    match value.as_f64() {
+        #[expect(clippy::cast_possible_truncation, reason = "whole and small")]
+        Some(number) if number.fract() == 0.0 && number.abs() < 1e15 => Value::from(number as i64),
+        _ => value,
+    }
 }
 
 /// The configuration as YAML and as a command.

@@ -96,6 +96,16 @@ impl Done {
     }
 }
 
+/// With a capital where it begins with a plain word; a path or an argument's name stays as it is.
+fn sentence(text: &str) -> String {
+    let first = text.split(' ').next().unwrap_or_default();
+    let plain = !first.is_empty() && first.chars().all(|letter| letter.is_ascii_lowercase());
+    match text.get(..1).filter(|_| plain) {
+        Some(letter) => letter.to_ascii_uppercase() + text.get(1..).unwrap_or_default(),
+        None => text.to_owned(),
+    }
+}
+
 impl Failure {
     /// The card of a run that failed or was lost.
     fn new(row: &RunRow, log: &[String], title: &str, lang: Lang) -> Self {
@@ -121,7 +131,7 @@ impl Failure {
         );
         Self {
             title: lang.text(title).to_owned(),
-            reason,
+            reason: sentence(&reason),
             place: format!("{at} {saved}"),
             log,
             resume,
@@ -170,4 +180,23 @@ fn mended(row: &RunRow, lang: Lang) -> Option<(String, String)> {
     };
     let query: String = changes.iter().map(|(name, value)| format!("&{name}={value}")).collect();
     Some((text, format!("/runs/new?from={}{query}", row.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_begin_as_sentences() {
+        for (text, expected) in [
+            ("the loss is not finite", "The loss is not finite"),
+            ("data.json: row 3", "data.json: row 3"),
+            ("/tmp/x: missing", "/tmp/x: missing"),
+            ("lora_target: none", "lora_target: none"),
+            ("Übung", "Übung"),
+            ("", ""),
+        ] {
+            assert_eq!(sentence(text), expected);
+        }
+    }
 }
