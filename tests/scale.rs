@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use axum::http::Request;
-use seed::{HOLE, LONG, POINTS, SPIKE, fill, fill_async};
+use seed::{HOLE, LONG, POINTS, SPIKE, fill, write};
 use serde_json::Value;
 use support::Data;
 use tallow::config::ServerConfig;
@@ -26,7 +26,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 fn ten_thousand_runs_are_listed_and_found() {
     let data = Data::new();
     let server = data.serve(&[]);
-    fill(&data.path().join("tallow.db"), &[seed::ten_thousand_runs()]);
+    fill(&data.path(), &[seed::ten_thousand_runs()]);
     let ids = |query: &str| -> Vec<String> {
         let list = server.get(&format!("/api/v1/runs?{query}")).json();
         let runs = list["runs"].as_array().unwrap().iter();
@@ -52,7 +52,7 @@ fn ten_thousand_runs_are_listed_and_found() {
 fn a_million_points_are_seen() {
     let data = Data::new();
     let server = data.serve(&[]);
-    fill(&data.path().join("tallow.db"), &seed::a_million_points());
+    fill(&data.path(), &seed::a_million_points());
     let loss = |query: &str| -> Value {
         server.get(&format!("/api/v1/runs/{LONG}/metrics?keys=loss{query}")).json()["loss"].clone()
     };
@@ -119,14 +119,12 @@ async fn full_tables_are_asked_as_often_as_empty_ones() {
         "insert into run (id, name, status, config, output_dir, created_ms, queue_pos) values \
          ('01JA', 'a', 'finished', '{}', '/r/a', 1, 0), ('01JB', 'b', 'queued', '{}', '/r/b', 1, 0);
          insert into tag (name, run) select 'few', num from run;";
-    let database = data.path().join("tallow.db");
-    fill_async(&database, &[small.to_owned()]).await;
+    write(&data.path(), &[small.to_owned()]).await;
     let lists = [
         "/runs",
         "/runs?q=sweep",
         "/runs?tag=rare",
         "/api/v1/runs?limit=1000",
-        "/",
         "/queue",
         "/models",
     ];
@@ -134,14 +132,14 @@ async fn full_tables_are_asked_as_often_as_empty_ones() {
     for path in lists {
         few.push(asked(path).await);
     }
-    fill_async(&database, &[seed::ten_thousand_runs()]).await;
+    write(&data.path(), &[seed::ten_thousand_runs()]).await;
     for (path, few) in lists.into_iter().zip(few) {
         let many = asked(path).await;
         assert_eq!(many, few, "{path}");
         assert!((1..=10).contains(&many), "{path}: {many} statements");
     }
     // a curve: as many statements whatever the window, and no value read where blocks will do
-    fill_async(&database, &seed::a_million_points()).await;
+    write(&data.path(), &seed::a_million_points()).await;
     for (query, most) in
         [("", 8), ("&x0=1&x1=999999", 8), ("&x0=654000&x1=655000", 8), ("&x0=5&x1=7", 8)]
     {

@@ -88,7 +88,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 
 fn lists(data: &Path) {
     let server = Server::start(data);
-    seed::fill(&data.join("tallow.db"), &[seed::ten_thousand_runs()]);
+    seed::fill(data, &[seed::ten_thousand_runs()]);
     for (what, query) in [
         ("list", ""),
         ("search", "q=sweep+{n}"),
@@ -104,7 +104,7 @@ fn lists(data: &Path) {
 
 fn curves(data: &Path) {
     let server = Server::start(data);
-    seed::fill(&data.join("tallow.db"), &seed::a_million_points());
+    seed::fill(data, &seed::a_million_points());
     let (run, spike) = (seed::LONG, seed::SPIKE);
     let keys = "loss,eval_loss,lr,grad_norm,tokens_per_s";
     let window = |half: i64| {

@@ -14,7 +14,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::error::Error;
-use super::router::BODY_LIMIT;
 use super::state::AppState;
 use crate::config::PublicUrl;
 use crate::library::upload;
@@ -23,6 +22,8 @@ use crate::library::upload;
 pub const CSP: &str = "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
+/// Far more than the 1 MiB that bodies may have.
+const FAR: u64 = 16 << 20;
 /// What a form has around the file in it.
 const FORM: u64 = 1 << 20;
 
@@ -48,17 +49,18 @@ pub async fn own_origin(State(state): State<AppState>, request: Request, next: N
     }
 }
 
-/// Refuses a body by the length that it declares, before any of it is read.
+/// Refuses a body that declares far more than any handler takes, before any of it is read. Of one that is a little too
+/// long the handler tells, after reading: an answer in the middle of what is being sent can be lost.
 pub async fn declared_length(request: Request, next: Next) -> Response {
     let length =
         request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let length = length.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     let limit = match request.uri().path() {
         "/datasets" | "/api/v1/uploads" => upload::LARGEST + FORM,
-        _ => BODY_LIMIT as u64,
+        _ => FAR,
     };
     if length > limit {
-        let detail = format!("The body is larger than {} MiB.", limit >> 20);
+        let detail = format!("The body is far too large: more than {} MiB.", limit >> 20);
         return Error::new(StatusCode::PAYLOAD_TOO_LARGE, detail).into_response();
     }
     next.run(request).await
