@@ -4,8 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-#[path = "support/seed.rs"]
-mod full;
+#[path = "support/million.rs"]
+mod million;
 #[path = "browser_support/proxy.rs"]
 mod proxy;
 #[path = "browser_support/seed.rs"]
@@ -213,12 +213,12 @@ async fn a_double_click_on_start_is_one_run() {
 async fn a_spike_in_a_million_points_is_seen() {
     let server = Server::seeded(async |dir: &Path| {
         tallow::db::Db::open(&dir.join("tallow.db")).await.unwrap().close().await;
-        full::fill_async(&dir.join("tallow.db"), &full::a_million_points()).await;
+        million::write(dir, &million::a_million_points()).await;
     })
     .await;
     let browser = Browser::open().await;
     let start = Instant::now();
-    browser.tab.goto(&format!("{}/runs/{}", server.url, full::LONG)).await.unwrap();
+    browser.tab.goto(&format!("{}/runs/{}", server.url, million::LONG)).await.unwrap();
     browser.until("document.querySelector('#plot-loss .u-over')", SOON).await;
     let painted = "performance.getEntriesByType('paint').map((p) => `${p.name} ${Math.round(p.startTime)} ms`).join(', ')";
     println!(
@@ -227,7 +227,7 @@ async fn a_spike_in_a_million_points_is_seen() {
         start.elapsed()
     );
     // the band reaches up to the spike: something is drawn in the upper half, where it is and nowhere else
-    let share = full::SPIKE as f64 / full::POINTS as f64;
+    let share = million::SPIKE as f64 / million::POINTS as f64;
     let drawn = format!(
         "const canvas = document.querySelector('#plot-loss canvas'), over = document.querySelector('#plot-loss .u-over');
          const box = canvas.getBoundingClientRect(), field = over.getBoundingClientRect(), scale = canvas.width / box.width;
