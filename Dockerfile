@@ -27,6 +27,11 @@ RUN cargo build --release --locked --bin tallow --features "$FEATURES" \
  && strip --strip-debug /out/tallow
 
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04 AS cuda
+# curl sends webhooks over https
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates curl \
+ && rm -rf /var/lib/apt/lists/*
 RUN userdel --remove ubuntu \
  && useradd --uid 1000 --create-home --shell /usr/sbin/nologin tallow \
  && install -d -o tallow -g tallow /data
@@ -41,6 +46,11 @@ CMD ["tallow", "serve", "--host", "0.0.0.0", "--port", "7860", "--data-dir", "/d
 
 # Last, so that a plain `docker build .` makes it.
 FROM debian:bookworm-slim AS cpu
+# curl sends webhooks over https
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates curl \
+ && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 1000 --create-home --shell /usr/sbin/nologin tallow \
  && install -d -o tallow -g tallow /data
 COPY --from=build-cpu /out/tallow /usr/local/bin/tallow

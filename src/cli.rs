@@ -77,6 +77,9 @@ struct ServeArgs {
     /// How many runs train at a time.
     #[arg(long, env = "TALLOW_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
+    /// Let webhooks go to addresses of this machine and its own network, and over plain http.
+    #[arg(long, env = "TALLOW_PRIVATE_WEBHOOKS")]
+    private_webhooks: bool,
 }
 
 #[derive(Args)]
@@ -141,6 +144,7 @@ impl ServeArgs {
             public_url: self.public_url.clone(),
             base_path: self.base_path.clone(),
             workers: usize::from(self.workers),
+            private_webhooks: self.private_webhooks,
             worker_bin: PathBuf::from(worker_bin),
         }
     }

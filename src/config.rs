@@ -20,6 +20,8 @@ pub struct ServerConfig {
     pub base_path: String,
     /// How many runs train at a time.
     pub workers: usize,
+    /// Webhooks may go to this machine and its network, and over http.
+    pub private_webhooks: bool,
     /// The executable that runs `worker RUN_DIR`; the same one as the server's unless a test says otherwise.
     pub worker_bin: PathBuf,
 }
@@ -36,6 +38,7 @@ impl ServerConfig {
             public_url: None,
             base_path: String::new(),
             workers: 1,
+            private_webhooks: false,
             worker_bin: PathBuf::from("/proc/self/exe"),
         }
     }

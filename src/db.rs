@@ -12,6 +12,7 @@ pub mod queue;
 pub mod runs;
 pub mod speed;
 pub mod team;
+pub mod webhooks;
 
 use std::path::Path;
 use std::time::Duration;

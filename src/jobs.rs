@@ -5,7 +5,7 @@
 //! - [`queue`]: what waits, why, and in which order.
 //! - `supervisor`: the queue's loop, and one task for each run that has a worker: it reads what the worker writes,
 //!   notices its death within a second, restarts it, adopts it after a restart of the server.
-//! - [`vitals`]: what the workers use. [`spawn`]: processes. [`ingest`]: files. [`bells`]: who waits for news.
+//! - [`webhooks`]: news of runs to other services. [`vitals`]: what the workers use. [`spawn`]: processes. [`ingest`]: files. [`bells`]: who waits for news.
 
 pub mod bells;
 mod create;
@@ -17,6 +17,7 @@ pub mod spawn;
 pub mod state;
 mod supervisor;
 pub mod vitals;
+pub mod webhooks;
 
 use std::sync::Arc;
 
@@ -154,9 +155,10 @@ impl Jobs {
         Self(Arc::new(Inner { db, config, roots, clock, bells, ward, nudge, stop, gate }))
     }
 
-    /// Adopts the workers of the server before this one, then takes runs from the queue until the stop token.
+    /// Adopts the workers of the server before this one, then takes runs from the queue, and tells of them, until the
+    /// stop token.
     pub async fn start(&self) {
-        supervisor::run(self.clone()).await;
+        tokio::join!(supervisor::run(self.clone()), webhooks::run(self.clone()));
     }
 
     /// Checks a configuration without making a run: names, values, paths, whether the folder is free.

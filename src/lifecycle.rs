@@ -97,7 +97,8 @@ impl Server {
         let jobs = Jobs::new(db.clone(), config.clone(), roots, clock.clone(), stop.clone());
         let started_ms = clock.now_ms();
         let auth = Arc::new(auth);
-        let state = AppState { db, jobs, library, config, auth, clock, started_ms, stop };
+        let streams = Arc::default();
+        let state = AppState { db, jobs, library, config, auth, streams, clock, started_ms, stop };
         Ok(Self { listener, state, fresh_token, _lock: lock })
     }
 

@@ -4,6 +4,7 @@ pub mod api;
 pub mod assets;
 pub mod auth;
 pub mod base;
+pub mod cache;
 pub mod compare;
 pub mod error;
 pub mod extract;

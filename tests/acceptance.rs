@@ -323,12 +323,16 @@ async fn every_field_is_known_everywhere() {
     let help = String::from_utf8(help.stdout).unwrap();
     let docs = std::fs::read_to_string(root().join("docs/arguments.md")).unwrap();
     let api = server.get("/api/v1/fields").1.to_string();
+    let description = server.get("/api/v1/openapi.json").1;
     for field in fields {
         assert!(
             help.contains(&format!("--{field} ")) || help.contains(&format!("--{field}\n")),
             "--help: {field}"
         );
         assert!(docs.contains(&format!("`{field}`")), "docs/arguments.md: {field}");
+        let schema =
+            description.pointer(&format!("/components/schemas/RunConfig/properties/{field}"));
+        assert!(schema.is_some(), "OpenAPI: {field}");
         assert!(api.contains(&format!("\"{field}\"")), "/api/v1/fields: {field}");
     }
 }

@@ -206,3 +206,67 @@ fn folders_that_may_be_read() {
     server.until_status(reply.json()["id"].as_str().unwrap(), "finished");
     assert!(allowed.join("out/run.json").is_file());
 }
+
+#[test]
+fn what_is_known_is_not_sent_again() {
+    let data = Data::new();
+    let server = data.serve(&[]);
+    let id = server.create("finish");
+    server.until_status(&id, "finished");
+    let host = format!("localhost:{}", server.port);
+    for path in [
+        format!("/api/v1/runs/{id}/metrics?keys=loss"),
+        format!("/api/v1/runs/{id}/log"),
+        format!("/api/v1/compare/export?runs={id}"),
+        format!("/api/v1/compare/export?runs={id}&format=svg"),
+    ] {
+        let first = server.get(&path);
+        let tag = first.header("etag").unwrap().to_owned();
+        assert_eq!((first.status, first.header("cache-control")), (200, Some("private, no-cache")));
+        let ask = |known: &str| {
+            let headers = [("Host", host.as_str()), ("If-None-Match", known)];
+            server.raw("GET", &path, &headers, "")
+        };
+        let same = ask(&tag);
+        assert_eq!((same.status, same.body.as_str(), same.header("etag")), (304, "", Some(&*tag)));
+        assert_eq!(ask("\"other\"").body, first.body, "{path}");
+    }
+    // one event more is another curve
+    let path = format!("/api/v1/runs/{id}/metrics");
+    let hang = server.create("hang");
+    let run = server.until(&hang, |run| run["step"] == 4);
+    let path = path.replace(&id, &hang);
+    let before = server.get(&path).header("etag").unwrap().to_owned();
+    server.post(&format!("/api/v1/runs/{hang}/wish"), &json!({"wish": "save"}));
+    server.until(&hang, |now| now["seq"].as_i64() > run["seq"].as_i64());
+    assert_ne!(server.get(&path).header("etag").unwrap(), before);
+}
+
+#[test]
+fn curves_are_smoothed_where_that_is_asked() {
+    let data = Data::new();
+    let server = data.serve(&[]);
+    let id = server.create("finish");
+    server.until_status(&id, "finished");
+    let loss = |query: &str| {
+        let path = format!("/api/v1/runs/{id}/metrics?keys=loss{query}");
+        let reply = server.get(&path);
+        if reply.status == 200 {
+            reply.json()["loss"]["smooth"].clone()
+        } else {
+            json!(reply.status)
+        }
+    };
+    // the losses are 9.25, 8.25 ... 1.25
+    assert_eq!(loss(""), serde_json::Value::Null);
+    assert_eq!(loss("&smooth=0")[8], 1.25);
+    let all = loss("&smooth=0.5");
+    assert_eq!((&all[0], all.as_array().unwrap().len()), (&json!(9.25), 9));
+    assert!((all[1].as_f64().unwrap() - (9.25 + 2.0 * 8.25) / 3.0).abs() < 1e-9);
+    // the part is as smooth as it is in the whole
+    let part = loss("&smooth=0.5&x0=4&x1=6");
+    assert_eq!(part.as_array().unwrap()[..], all.as_array().unwrap()[3..6]);
+    for wrong in ["1", "-0.1", "x", "NaN", "inf"] {
+        assert_eq!(loss(&format!("&smooth={wrong}")), 400, "{wrong}");
+    }
+}

@@ -1,9 +1,9 @@
 //! The pages in a real browser: headless Chromium through chromedriver, both from Debian's packages.
-//!
-//! With TALLOW_SCREENSHOTS set, docs/screenshots is made anew.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "browser_support/pages.rs"]
+mod pages;
 #[path = "browser_support/seed.rs"]
 mod seed;
 #[path = "browser_support/mod.rs"]
@@ -13,11 +13,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fantoccini::Locator;
+use pages::At;
 use serde_json::{Value, json};
 use support::{Browser, SOON, Server, Theme};
 
 const FINISHED: &str = "/runs/01JZ00000000000000000000A1";
-const FAILED: &str = "/runs/01JZ00000000000000000000A2";
 
 /// From an empty folder to a model that knows who it is: two clicks, and the page may be away meanwhile.
 #[tokio::test(flavor = "multi_thread")]
@@ -48,10 +48,8 @@ async fn the_sample_run() {
     browser.size(1280, 900).await;
     browser.tab.goto(page.as_str()).await.unwrap();
     browser.until("parseInt(document.getElementById('r-percent').textContent) >= 60 || document.querySelector('#pill.s-finished')", Duration::from_secs(150)).await;
-    browser.picture("live-light").await;
-    browser.theme(Theme::Dark).await;
-    browser.picture("live-dark").await;
-    browser.theme(Theme::Light).await;
+    // a capture of the whole page does not stop the curve
+    browser.picture(1280, 4000).await;
     browser.until("document.querySelector('#pill.s-finished')", Duration::from_secs(180)).await;
     let run = server.wait_over(&id, SOON).await;
     assert_eq!(run["status"], "finished", "{run}");
@@ -86,7 +84,6 @@ async fn the_sample_run() {
     let last = answers.last().unwrap();
     assert!(last.as_str().unwrap().contains("Tallow"), "{answers:?}");
     assert_ne!(&answers[0], last);
-    browser.picture("finished-light").await;
     assert_eq!(browser.errors().await, Vec::<String>::new());
     browser.close().await;
 }
@@ -102,44 +99,13 @@ async fn every_page_is_fit_for_everybody() {
     let server = Server::seeded(seed::three_states).await;
     let empty = Server::start().await;
     let browser = Browser::open().await;
-    let config = format!("{FINISHED}?tab=config");
-    let kit = "model=models/sample&template=qwen";
-    let lengths = format!("/datasets/sky?tab=lengths&{kit}&cutoff_len=300");
-    let tokens = format!("/datasets/sky?tab=tokens&{kit}&row=2");
-    let compare =
-        format!("/compare?runs={},{}", &FINISHED["/runs/".len()..], &FAILED["/runs/".len()..]);
-    let pages = [
-        (&empty, "/", "welcome"),
-        (&empty, "/runs", "runs-empty"),
-        (&server, "/runs", "runs"),
-        (&server, "/runs?q=nothing-like-this", "runs-no-hit"),
-        (&server, "/runs/new", "new"),
-        (&server, FINISHED, "run-finished"),
-        (&server, FAILED, "run-failed"),
-        (&server, &config, "run-config"),
-        (&empty, "/datasets", "datasets-empty"),
-        (&server, "/datasets", "datasets"),
-        (&server, "/datasets/sky", "dataset-rows"),
-        (&server, "/datasets/sky?tab=check", "dataset-check"),
-        (&server, &lengths, "dataset-lengths"),
-        (&server, &tokens, "dataset-tokens"),
-        (&server, "/datasets/sky?tab=columns", "dataset-columns"),
-        (&server, "/models", "models"),
-        (&server, "/queue", "queue"),
-        (&empty, "/queue", "queue-empty"),
-        (&server, &compare, "compare"),
-        (&server, "/compare", "compare-choose"),
-        (&server, "/system", "system"),
-        (&server, "/settings", "settings"),
-        (&server, "/settings/audit", "audit"),
-        (&server, "/no/such/page", "not-found"),
-    ];
     for theme in Theme::BOTH {
         browser.theme(theme).await;
-        for (server, path, name) in pages {
+        for (at, path, name) in pages::all() {
+            let server = if at == At::Empty { &empty } else { &server };
             browser.size(1280, 900).await;
             browser.tab.goto(&format!("{}{path}", server.url)).await.unwrap();
-            settle(&browser, path).await;
+            browser.settle(&path).await;
             assert_eq!(browser.axe().await, Vec::<String>::new(), "{path} {theme:?}");
             let errors: Vec<_> = browser
                 .errors()
@@ -150,36 +116,17 @@ async fn every_page_is_fit_for_everybody() {
             assert_eq!(errors, Vec::<String>::new(), "{path} {theme:?}");
             let elsewhere = "return performance.getEntriesByType('resource').map((one) => one.name).filter((name) => !name.startsWith(location.origin) && !name.startsWith('data:'))";
             assert_eq!(browser.script(elsewhere).await, json!([]), "{path} asks elsewhere");
-            browser.picture(&format!("{name}-{}", theme.word())).await;
             browser.size(375, 812).await;
-            // charts learn their new size with the next frame
-            browser.script("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))").await;
+            browser.settle(&path).await;
             let wide = browser.script("return document.documentElement.scrollWidth").await;
             assert!(wide.as_u64().unwrap() <= 375, "{path} is {wide} px wide on a phone");
             assert_eq!(browser.axe().await, Vec::<String>::new(), "{path} {theme:?} on a phone");
-            if theme == Theme::Light {
-                browser.picture(&format!("{name}-phone")).await;
-            }
         }
     }
     // the check can fail
     browser.script("document.getElementById('main').innerHTML = '<img src=\"/favicon.svg\"><input><p style=\"color: #999\">grey</p>'").await;
     assert!(browser.axe().await.len() >= 2);
     browser.close().await;
-}
-
-async fn settle(browser: &Browser, path: &str) {
-    browser.until("document.readyState === 'complete'", SOON).await;
-    browser.script("return document.fonts.ready.then(() => true)").await;
-    if path.starts_with("/runs/0") && !path.contains('?') {
-        browser.until("document.querySelector('#plot-loss .u-over')", SOON).await;
-    }
-    if path.contains("/compare?") {
-        browser.until("document.querySelector('#plot-loss .u-over')", SOON).await;
-    }
-    if path == "/runs/new" {
-        browser.until("document.querySelector('#yaml').textContent", SOON).await;
-    }
 }
 
 /// What is wrong is said in place, what was typed stays, and the summary has the focus.

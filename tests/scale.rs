@@ -1,57 +1,32 @@
-//! Ten thousand runs and a run of a million points: what is shown is right, and it is fast. The limits here are wide,
-//! so that a busy machine does not fail them; `--nocapture` prints what was measured.
+//! Ten thousand runs and a run of a million points: what is shown is right, and asked of the database in as many
+//! statements as if there were few. How fast it is tells `cargo run --release --example dashboard`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-#[path = "support/million.rs"]
-mod million;
+#[path = "support/seed.rs"]
+mod seed;
 mod support;
 
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use million::{HOLE, LONG, POINTS, SPIKE, a_million_points};
+use axum::body::Body;
+use axum::http::Request;
+use seed::{HOLE, LONG, POINTS, SPIKE, fill, write};
 use serde_json::Value;
-use support::{Data, Server};
-
-/// Fills the database of a server that runs.
-fn seed(data: &Data, statements: &[String]) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(million::write(&data.path(), statements));
-}
-
-fn ten_thousand_runs() -> String {
-    "with recursive n (x) as (values (1) union all select x + 1 from n where x < 10000)
-     insert into run (id, name, status, config, output_dir, created_ms, queue_pos, model, dataset, method, search, spark)
-     select printf('01JZ%022d', x), 'sweep ' || x,
-       case x % 5 when 0 then 'failed' when 1 then 'stopped' else 'finished' end,
-       '{\"model_name_or_path\":\"/models/m' || (x % 7) || '\",\"dataset\":\"d' || (x % 11) || '\",\"learning_rate\":0.0001,
-         \"lora_rank\":16,\"per_device_train_batch_size\":4,\"num_train_epochs\":3.0,\"template\":\"qwen\",\"cutoff_len\":2048}',
-       '/r/' || x, 1795506192000 + x, x, '/models/m' || (x % 7), 'd' || (x % 11), case x % 2 when 0 then 'lora' else 'full' end,
-       'sweep ' || x || char(10) || '/models/m' || (x % 7) || char(10) || 'd' || (x % 11), '3.1 2.2 1.9 1.7 1.65 1.6' from n;
-     insert into tag (name, run) select 'rare', num from run where num % 1000 = 0;"
-        .to_owned()
-}
-
-/// The slowest but one in twenty, over some requests.
-fn p95(server: &Server, what: &str, paths: impl Iterator<Item = String>) -> Duration {
-    let mut times: Vec<Duration> = paths
-        .map(|path| {
-            let began = Instant::now();
-            let reply = server.get(&path);
-            assert_eq!(reply.status, 200, "{path}: {}", reply.body);
-            began.elapsed()
-        })
-        .collect();
-    times.sort();
-    let place = (times.len() * 95 / 100).min(times.len() - 1);
-    println!("{what}: median {:.1?}, p95 {:.1?}", times[times.len() / 2], times[place]);
-    times[place]
-}
+use support::Data;
+use tallow::config::ServerConfig;
+use tallow::lifecycle::Server;
+use tallow::web::router::router;
+use tower::ServiceExt;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 #[test]
 fn ten_thousand_runs_are_listed_and_found() {
     let data = Data::new();
     let server = data.serve(&[]);
-    seed(&data, &[ten_thousand_runs()]);
+    fill(&data.path(), &[seed::ten_thousand_runs()]);
     let ids = |query: &str| -> Vec<String> {
         let list = server.get(&format!("/api/v1/runs?{query}")).json();
         let runs = list["runs"].as_array().unwrap().iter();
@@ -71,27 +46,13 @@ fn ten_thousand_runs_are_listed_and_found() {
         }
     }
     assert_eq!(seen, 10_000);
-    let limit = Duration::from_millis(1500);
-    let page = |query: &'static str| {
-        move |n: i32| format!("/runs?{}", query.replace("{n}", &n.to_string()))
-    };
-    for (what, query) in [
-        ("list", ""),
-        ("search", "q=sweep+{n}"),
-        ("search without a hit", "q=nothing+{n}"),
-        ("filter", "model=/models/m3&dataset=d4&status=failed"),
-        ("filter by a rare tag", "tag=rare"),
-        ("a page in the middle", "before=01JZ0000000000000000005000"),
-    ] {
-        assert!(p95(&server, what, (1000..1040).map(page(query))) < limit, "{what}");
-    }
 }
 
 #[test]
 fn a_million_points_are_seen() {
     let data = Data::new();
     let server = data.serve(&[]);
-    seed(&data, &a_million_points());
+    fill(&data.path(), &seed::a_million_points());
     let loss = |query: &str| -> Value {
         server.get(&format!("/api/v1/runs/{LONG}/metrics?keys=loss{query}")).json()["loss"].clone()
     };
@@ -122,21 +83,71 @@ fn a_million_points_are_seen() {
     let exact = loss(&format!("&x0={}&x1={}", SPIKE - 3, SPIKE + 3));
     assert_eq!((exact["step"][3].as_i64(), exact["value"][3].as_f64()), (Some(SPIKE), Some(99.5)));
     assert_eq!(loss(&format!("&x0={HOLE}&x1={HOLE}"))["bad"], serde_json::json!([HOLE]));
+}
 
-    let limit = Duration::from_secs(3);
-    let path = |query: &str| {
-        format!("/api/v1/runs/{LONG}/metrics?keys=loss,eval_loss,lr,grad_norm,tokens_per_s{query}")
-    };
-    assert!(
-        p95(&server, "first paint: the page", (0..10).map(|_| format!("/runs/{LONG}"))) < limit
-    );
-    assert!(p95(&server, "first paint: the curves", (0..10).map(|_| path(""))) < limit);
-    for half in [400_000_i64, 100_000, 45_000, 5_000] {
-        let window = path(&format!("&x0={}&x1={}", (SPIKE - half).max(1), SPIKE + half));
-        assert!(
-            p95(&server, &format!("zoom to {}", 2 * half), (0..10).map(|_| window.clone())) < limit
-        );
+/// Counts what is asked of the database in this process.
+struct Statements(Arc<AtomicUsize>);
+
+impl<S: Subscriber> Layer<S> for Statements {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == "sqlx::query" {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
     }
-    let compare = format!("/api/v1/compare?runs={LONG}");
-    assert!(p95(&server, "best and last of it", (0..5).map(|_| compare.clone())) < limit);
+}
+
+#[tokio::test]
+async fn full_tables_are_asked_as_often_as_empty_ones() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counting = tracing_subscriber::registry().with(Statements(count.clone()));
+    tracing::subscriber::set_global_default(counting).unwrap();
+    let data = Data::new();
+    let host = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let config = ServerConfig { host, port: 0, ..ServerConfig::new(data.path()) };
+    // nothing supervises here: what is counted is the request's
+    let server = Server::bind(config).await.unwrap();
+    let state = server.state.clone();
+    let asked = async |path: &str| {
+        let before = count.load(Ordering::SeqCst);
+        let request = Request::get(path).header("host", "localhost").body(Body::empty()).unwrap();
+        let answer = router(state.clone()).oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        count.load(Ordering::SeqCst) - before
+    };
+    let small =
+        "insert into run (id, name, status, config, output_dir, created_ms, queue_pos, search) \
+         values ('01JA', 'sweep a', 'finished', '{}', '/r/a', 1, 0, 'sweep a'), \
+         ('01JB', 'sweep b', 'queued', '{}', '/r/b', 1, 0, 'sweep b');
+         insert into tag (name, run) select 'rare', num from run;";
+    write(&data.path(), &[small.to_owned()]).await;
+    let lists = [
+        "/runs",
+        "/runs?q=sweep",
+        "/runs?tag=rare",
+        "/api/v1/runs?limit=1000",
+        "/queue",
+        "/models",
+    ];
+    let mut few = Vec::new();
+    for path in lists {
+        asked(path).await; // a connection is set up once
+        few.push(asked(path).await);
+    }
+    write(&data.path(), &[seed::ten_thousand_runs()]).await;
+    for (path, few) in lists.into_iter().zip(few) {
+        let many = asked(path).await;
+        assert_eq!(many, few, "{path}");
+        assert!((1..=10).contains(&many), "{path}: {many} statements");
+    }
+    // a curve: as many statements whatever the window, and no value read where blocks will do
+    write(&data.path(), &seed::a_million_points()).await;
+    for (query, most) in
+        [("", 8), ("&x0=1&x1=999999", 8), ("&x0=654000&x1=655000", 8), ("&x0=5&x1=7", 8)]
+    {
+        let many = asked(&format!("/api/v1/runs/{LONG}/metrics?keys=loss{query}")).await;
+        assert!((1..=most).contains(&many), "{query}: {many} statements");
+    }
+    let many = asked(&format!("/runs/{LONG}")).await;
+    assert!(many <= 40, "{many} statements for a page");
 }

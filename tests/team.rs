@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 
 use serde_json::{Value, json};
-use support::{Data, Reply, Server};
+use support::{Data, Reply, Server, config};
 use tallow::db::team::Role;
 use tallow::web::router::{Kind, ROUTES, Verb};
 
@@ -88,6 +88,54 @@ fn roles_decide_over_every_route() {
     for path in ["/settings", "/settings/audit"] {
         assert_eq!(team.call(admin, "GET", path, &Value::Null).status, 200);
     }
+}
+
+#[test]
+fn only_the_owner_and_admins_stop_a_run() {
+    let data = Data::new();
+    let (server, admin) = open(&data);
+    let team = Team { host: format!("localhost:{}", server.port), server: &server };
+    let admin = ("Authorization", admin.as_str());
+    let mut cookies = Vec::new();
+    for (name, role) in [("vera", "viewer"), ("ed", "editor"), ("eve", "editor"), ("ada", "admin")]
+    {
+        let new = json!({"name": name, "role": role, "password": PASSWORD});
+        assert_eq!(team.call(admin, "POST", "/api/v1/users", &new).status, 201);
+        cookies.push((name, team.login(name, PASSWORD).unwrap()));
+    }
+    let of = |name: &str| cookies.iter().find(|one| one.0 == name).unwrap().1.clone();
+    team.call(admin, "POST", "/api/v1/queue", &json!({"paused": true}));
+    let made = team.call(("Cookie", &of("ed")), "POST", "/api/v1/runs", &config("finish"));
+    let id = made.json()["id"].as_str().unwrap().to_owned();
+    let run = team.call(admin, "GET", &format!("/api/v1/runs/{id}"), &Value::Null).json();
+    assert_eq!(run["owner"], "ed");
+    let owned: Vec<_> = ROUTES.iter().filter(|route| route.owned).collect();
+    assert_eq!(owned.len(), 6, "stop, resume and wish, on pages and in the API");
+    for (name, cookie) in &cookies {
+        for route in &owned {
+            // a letter of the id in percent notation is the same letter
+            for id in [id.clone(), format!("%{:02X}{}", id.as_bytes()[0], &id[1..])] {
+                let headers = [
+                    ("Host", team.host.as_str()),
+                    ("Sec-Fetch-Site", "same-origin"),
+                    ("Content-Type", "text/plain"), // no handler takes it
+                    ("Cookie", cookie),
+                ];
+                let path = route.path.replace("{id}", &id);
+                let reply = server.raw("POST", &path, &headers, "x");
+                let refused = ["vera", "eve"].contains(name);
+                assert_eq!(reply.status == 403, refused, "{name} {path}: {}", reply.status);
+            }
+        }
+    }
+    let stop = format!("/api/v1/runs/{id}/stop");
+    let eve = of("eve");
+    assert_eq!(team.call(("Cookie", &eve), "POST", &stop, &json!({})).status, 403);
+    assert_eq!(team.call(("Cookie", &of("ed")), "POST", &stop, &json!({})).status, 202);
+    assert_eq!(team.call(("Cookie", &of("ada")), "POST", &stop, &json!({})).status, 409);
+    // a colleague may still name and tag it
+    let edit = format!("/api/v1/runs/{id}/edit");
+    assert_eq!(team.call(("Cookie", &eve), "POST", &edit, &json!({"tags": ["x"]})).status, 200);
 }
 
 #[test]

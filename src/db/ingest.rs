@@ -11,6 +11,7 @@ use sqlx::{Sqlite, Transaction};
 use super::events::append;
 use super::metrics::BLOCK;
 use super::runs::{RunRow, fetch};
+use super::webhooks::{News, tell};
 use super::{Db, Result};
 
 /// Values of the small curve.
@@ -34,10 +35,12 @@ pub struct Taken {
 pub async fn apply(db: &Db, id: &str, now_ms: i64, taken: &Taken) -> Result<RunRow> {
     let mut tx = db.write().await?;
     let row = fetch(&mut tx, id).await?;
-    let mut pen = Pen { tx: &mut tx, row, touched: BTreeSet::new(), keys: HashMap::new() };
+    let mut pen =
+        Pen { tx: &mut tx, row, touched: BTreeSet::new(), keys: HashMap::new(), nan: false };
     if taken.events.restarted {
         pen.forget().await?;
     }
+    let heard = pen.row.seq;
     let before = (pen.row.phase.clone(), pen.row.total_steps, pen.row.step);
     for event in &taken.events.events {
         // a seq that was taken already comes with a batch that is applied twice
@@ -53,12 +56,19 @@ pub async fn apply(db: &Db, id: &str, now_ms: i64, taken: &Taken) -> Result<RunR
         let lines: Vec<_> = taken.lines.iter().map(|text| json!({ "text": text })).collect();
         pen.tell(now_ms, "log", &Value::Array(lines)).await?;
     }
+    let nan = pen.nan;
     let mut row = pen.row;
     // the step alone is told by the metrics
     if (before.0.as_deref(), before.1) != (row.phase.as_deref(), row.total_steps)
         || row.step < before.2
     {
         append(&mut tx, &mut row, now_ms, "state", None).await?;
+    }
+    if row.seq > heard {
+        row.heard_ms = now_ms;
+    }
+    if nan {
+        tell(&mut tx, &row, News::Nan, Some(0), now_ms).await?;
     }
     row.events_offset = cut(taken.events.offset);
     row.log_offset = cut(taken.log_offset);
@@ -73,6 +83,8 @@ struct Pen<'a> {
     row: RunRow,
     touched: BTreeSet<(i64, i64)>,
     keys: HashMap<String, i64>,
+    /// A loss came that is not finite.
+    nan: bool,
 }
 
 impl Pen<'_> {
@@ -133,8 +145,10 @@ impl Pen<'_> {
         let values = values.iter().map(|(key, value)| (key.as_str(), *value));
         for (key, value) in values.chain(elapsed) {
             match key {
-                "loss" => self.row.last_loss = value,
-                "eval_loss" => self.row.last_eval_loss = value,
+                "loss" => (self.row.last_loss, self.nan) = (value, self.nan || value.is_none()),
+                "eval_loss" => {
+                    (self.row.last_eval_loss, self.nan) = (value, self.nan || value.is_none());
+                }
                 "tokens_per_s" => self.row.tokens_per_s = value,
                 _ => {}
             }
@@ -255,7 +269,7 @@ async fn store(tx: &mut Transaction<'static, Sqlite>, row: &RunRow) -> Result<()
         "update run set phase = ?2, phase_done = ?3, phase_total = ?4, step = ?5, total_steps = ?6, epoch = ?7, \
          elapsed_s = ?8, tokens_per_s = ?9, last_loss = ?10, last_eval_loss = ?11, checkpoint_step = ?12, \
          worker_seq = ?13, events_offset = ?14, log_offset = ?15, exit_code = ?16, exit_message = ?17, seq = ?18, \
-         spark = ?19, spark_step = ?20 where num = ?1",
+         spark = ?19, spark_step = ?20, heard_ms = ?21 where num = ?1",
     )
     .bind(row.num)
     .bind(&row.phase)
@@ -277,6 +291,7 @@ async fn store(tx: &mut Transaction<'static, Sqlite>, row: &RunRow) -> Result<()
     .bind(row.seq)
     .bind(&row.spark)
     .bind(row.spark_step)
+    .bind(row.heard_ms)
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -1,5 +1,7 @@
 //! Curves: raw where they are short, buckets with mean, min and max where they are long.
 
+mod smooth;
+
 use indexmap::IndexMap;
 
 use super::{Db, Result};
@@ -17,11 +19,13 @@ pub struct Query {
     pub to: Option<i64>,
     /// Only what events up to this number brought.
     pub upto: Option<i64>,
+    /// How much of the mean before stays in a smoothed curve, 0 to below 1; `None` = none is wanted.
+    pub smooth: Option<f64>,
 }
 
 impl Default for Query {
     fn default() -> Self {
-        Self { keys: Vec::new(), points: 1500, from: None, to: None, upto: None }
+        Self { keys: Vec::new(), points: 1500, from: None, to: None, upto: None, smooth: None }
     }
 }
 
@@ -40,6 +44,8 @@ pub struct Series {
     pub of: i64,
     /// Steps whose value is not finite, or the last steps of buckets with such a one.
     pub bad: Vec<i64>,
+    /// The smoothed curve at the same steps, where it was asked for.
+    pub smooth: Option<Vec<Option<f64>>>,
 }
 
 /// The curves asked for, in the order asked for; an unknown key gives an empty one.
@@ -89,7 +95,9 @@ async fn one(db: &Db, run: i64, key: &str, query: &Query) -> Result<Series> {
     let span = high.saturating_sub(low).saturating_add(1);
     let of = if span <= points { span } else { window.count(db, span).await? };
     if of <= points {
-        return window.raw(db).await;
+        let mut series = window.raw(db).await?;
+        window.smoothed(db, &mut series, query.smooth).await?;
+        return Ok(series);
     }
     // the first and the last bucket carry the exact ends
     let width = (span + points - 1) / points;
@@ -102,6 +110,7 @@ async fn one(db: &Db, run: i64, key: &str, query: &Query) -> Result<Series> {
     };
     series.of = of;
     window.exact_ends(db, &mut series).await?;
+    window.smoothed(db, &mut series, query.smooth).await?;
     Ok(series)
 }
 
@@ -121,6 +130,13 @@ struct Window {
 type Bucket = (i64, Option<f64>, Option<f64>, Option<f64>, i64);
 
 impl Window {
+    async fn smoothed(&self, db: &Db, series: &mut Series, weight: Option<f64>) -> Result<()> {
+        if let Some(weight) = weight {
+            series.smooth = Some(smooth::line(db, self, series, weight).await?);
+        }
+        Ok(())
+    }
+
     async fn count(&self, db: &Db, span: i64) -> Result<i64> {
         let sql = if span > 64 * BLOCK {
             "select coalesce(sum(n), 0) from metric_block where run = ? and key = ? and block between ? / 256 and ? / 256"
@@ -147,7 +163,7 @@ impl Window {
         let of = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         let bad = rows.iter().filter(|row| row.1.is_none()).map(|row| row.0).collect();
         let (step, value) = rows.into_iter().unzip();
-        Ok(Series { step, value, min: None, max: None, of, bad })
+        Ok(Series { step, value, of, bad, ..Series::default() })
     }
 
     async fn buckets(&self, db: &Db, (low, high): (i64, i64), width: i64) -> Result<Vec<Bucket>> {

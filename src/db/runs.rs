@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value};
 use sqlx::{FromRow, Sqlite, Transaction};
 
+use super::webhooks::{self, News};
 use super::{Db, DbError, Result};
 
 /// Where a run stands.
@@ -175,6 +176,10 @@ pub struct RunRow {
     pub spark: String,
     /// The step that `spark` was drawn at.
     pub spark_step: i64,
+    /// When its worker last wrote something, or its state changed.
+    pub heard_ms: i64,
+    /// Who started it; empty in runs of the time before there were people.
+    pub owner: String,
 }
 
 impl RunRow {
@@ -218,7 +223,7 @@ const COLUMNS: &str = "select num, id, name, status, config, output_dir, created
     ended_ms, queue_pos, worker_pid, exit_code, exit_message, restarts, best_step, stop_mode, reason, phase, \
     phase_done, phase_total, step, total_steps, epoch, elapsed_s, tokens_per_s, last_loss, \
     last_eval_loss, checkpoint_step, seq, worker_seq, events_offset, log_offset, \
-    model, dataset, method, notes, spark, spark_step from run ";
+    model, dataset, method, notes, spark, spark_step, owner, heard_ms from run ";
 
 pub(super) fn select(tail: &'static str) -> sqlx::AssertSqlSafe<String> {
     // both halves are literals of this folder
@@ -372,8 +377,9 @@ pub struct Change {
 /// Where the database fails, or there is no such run.
 pub async fn change(db: &Db, id: &str, now_ms: i64, change: &Change) -> Result<RunRow> {
     let mut tx = db.write().await?;
+    let before = fetch(&mut tx, id).await?.status;
     sqlx::query(
-        "update run set status = coalesce(?2, status), \
+        "update run set status = coalesce(?2, status), heard_ms = ?16, \
          reason = iif(?3, ?4, reason), worker_pid = iif(?5, ?6, worker_pid), \
          exit_code = iif(?7, null, exit_code), exit_message = iif(?7, null, exit_message), \
          restarts = coalesce(?8, restarts), \
@@ -396,15 +402,34 @@ pub async fn change(db: &Db, id: &str, now_ms: i64, change: &Change) -> Result<R
     .bind(change.ended_ms.is_some())
     .bind(change.ended_ms.flatten())
     .bind(change.requeue)
+    .bind(now_ms)
     .execute(&mut *tx)
     .await?;
     let mut row = fetch(&mut tx, id).await?;
+    tell(&mut tx, before, &row, now_ms).await?;
     let kind = if row.status.is_over() { "done" } else { "state" };
     super::events::append(&mut tx, &mut row, now_ms, kind, None).await?;
     let stored = sqlx::query("update run set seq = ? where num = ?").bind(row.seq).bind(row.num);
     stored.execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(row)
+}
+
+/// Tells of what a run has become.
+async fn tell(
+    tx: &mut Transaction<'_, Sqlite>,
+    before: Status,
+    row: &RunRow,
+    now_ms: i64,
+) -> Result<()> {
+    let news = match row.status {
+        status if status == before => return Ok(()),
+        Status::Finished => News::Finished,
+        Status::Failed | Status::Lost => News::Failed,
+        Status::Queued => return webhooks::forget(tx, row.num).await,
+        _ => return Ok(()),
+    };
+    webhooks::tell(tx, row, news, None, now_ms).await
 }
 
 pub(super) async fn fetch(tx: &mut Transaction<'_, Sqlite>, id: &str) -> Result<RunRow> {

@@ -1,6 +1,7 @@
 //! The JSON API under /api/v1: the functions of the pages, for programs.
 
 pub mod compare;
+pub mod curves;
 pub mod datasets;
 pub mod models;
 pub mod plan;
@@ -9,6 +10,7 @@ pub mod rows;
 pub mod runs;
 pub mod system;
 pub mod team;
+pub mod webhooks;
 
 use axum::Json;
 use axum::extract::State;
@@ -19,7 +21,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::error::{Problem, Result};
+use super::error::Result;
+use super::extract::{Nothing, OptionalBody};
 use super::state::AppState;
 use runs::Run;
 
@@ -44,8 +47,11 @@ pub async fn healthz(State(state): State<AppState>) -> Result<Json<Health>> {
 ///
 /// # Errors
 /// Where the files cannot be written, or the database fails.
-#[utoipa::path(post, path = "/api/v1/demo", responses((status = 201, body = Run), (status = 403, body = Problem)))]
-pub async fn demo(State(state): State<AppState>) -> Result<impl IntoResponse> {
+#[utoipa::path(post, path = "/api/v1/demo", request_body = Option<Nothing>, responses((status = 201, body = Run)))]
+pub async fn demo(
+    State(state): State<AppState>,
+    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+) -> Result<impl IntoResponse> {
     let row = state.jobs.demo(None).await?;
     Ok((StatusCode::CREATED, Json(Run::new(row))))
 }

@@ -10,21 +10,23 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use axum::Form;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
+use axum::{Form, RequestExt};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use super::error::Error;
+use super::extract::Id;
 use super::pages;
 use super::pages::shell::cookie;
 use super::router::Route;
 use super::state::AppState;
 use super::team::{self, Limit, Who, fingerprint};
-use crate::db::team as db;
+use crate::db::runs;
+use crate::db::team::{self as db, Role};
 
 const COOKIE: &str = "tallow_session";
 
@@ -86,7 +88,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Who asks; `None` where nobody known does.
-async fn identify(state: &AppState, headers: &HeaderMap) -> crate::db::Result<Option<Who>> {
+///
+/// # Errors
+/// Where the database fails.
+pub async fn identify(state: &AppState, headers: &HeaderMap) -> crate::db::Result<Option<Who>> {
     if state.auth.secrets.is_none() {
         return Ok(Some(Who::local()));
     }
@@ -158,7 +163,7 @@ pub async fn token(State(state): State<AppState>, mut request: Request, next: Ne
 pub async fn allowed(
     route: &'static Route,
     state: AppState,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let Some(who) = request.extensions().get::<Who>().cloned() else {
@@ -167,6 +172,11 @@ pub async fn allowed(
     if who.role < route.least {
         let detail = format!("This is for {}s; {} is a {}.", route.least, who.name, who.role);
         return Error::new(StatusCode::FORBIDDEN, detail).into_response();
+    }
+    if route.owned
+        && let Err(error) = owns(&state, &who, &mut request).await
+    {
+        return error.into_response();
     }
     let path = request.uri().path().to_owned();
     let response = next.run(request).await;
@@ -179,6 +189,24 @@ pub async fn allowed(
         }
     }
     response
+}
+
+/// An error where the run that a path names is somebody else's, and who asks is no admin.
+async fn owns(state: &AppState, who: &Who, request: &mut Request) -> Result<(), Error> {
+    if who.role == Role::Admin {
+        return Ok(());
+    }
+    // decoded as the handler will have it
+    let Id(id) = request.extract_parts::<Id>().await?;
+    let Some(run) = runs::get(&state.db, &id).await? else {
+        return Ok(()); // 404, by the handler
+    };
+    if who.owns(&run.owner) {
+        return Ok(());
+    }
+    let owner = if run.owner.is_empty() { "the machine's own user" } else { &run.owner };
+    let detail = format!("This run is {owner}'s: only {owner} and admins may do that.");
+    Err(Error::new(StatusCode::FORBIDDEN, detail))
 }
 
 /// The run that a request was about: named in its path, or made by it.

@@ -1,10 +1,15 @@
 //! What handlers take out of a request, with a problem instead of axum's plain text where it is wrong.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
 
 use super::error::Error;
 use super::guard::is_json;
@@ -20,6 +25,11 @@ pub struct JsonBody<T>(pub T);
 
 /// The same, but nothing at all counts as the default.
 pub struct OptionalBody<T>(pub T);
+
+/// The body of a change that needs none: `{}`, or nothing at all.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Error;
@@ -67,6 +77,24 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// A number of a query, or what it is unless told.
+///
+/// # Errors
+/// 400 where it is out of range.
+pub fn within<T: PartialOrd + Display>(
+    name: &str,
+    value: Option<T>,
+    unless: T,
+    range: RangeInclusive<T>,
+) -> Result<T, Error> {
+    let value = value.unwrap_or(unless);
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let detail = format!("{name}: {value} is not within {} to {}.", range.start(), range.end());
+    Err(Error::bad_request(detail))
+}
+
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Error> {
     Bytes::from_request(request, state).await.map_err(|rejection| {
         let status = rejection.status();
@@ -82,6 +110,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], declared: bool) -> Result<T, Error> 
     if !declared {
         let detail = "The body must be JSON, sent as Content-Type: application/json.";
         return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    // serde would take a list for a struct, its values in order
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(Error::bad_request("The body must be a JSON object."));
     }
     serde_json::from_slice(bytes)
         .map_err(|error| Error::bad_request(format!("The body is not what is expected: {error}.")))

@@ -16,10 +16,16 @@ use axum::response::{IntoResponse, Response};
 use super::error::Error;
 use super::state::AppState;
 use crate::config::PublicUrl;
+use crate::library::upload;
 
 /// The content security policy of every answer.
 pub const CSP: &str = "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// Far more than the 1 MiB that bodies may have.
+const FAR: u64 = 16 << 20;
+/// What a form has around the file in it.
+const FORM: u64 = 1 << 20;
 
 /// Refuses a request for another host.
 pub async fn known_host(State(state): State<AppState>, request: Request, next: Next) -> Response {
@@ -41,6 +47,23 @@ pub async fn own_origin(State(state): State<AppState>, request: Request, next: N
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
+}
+
+/// Refuses a body that declares far more than any handler takes, before any of it is read. Of one that is a little too
+/// long the handler tells, after reading: an answer in the middle of what is being sent can be lost.
+pub async fn declared_length(request: Request, next: Next) -> Response {
+    let length =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let length = length.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let limit = match request.uri().path() {
+        "/datasets" | "/api/v1/uploads" => upload::LARGEST + FORM,
+        _ => FAR,
+    };
+    if length > limit {
+        let detail = format!("The body is far too large: more than {} MiB.", limit >> 20);
+        return Error::new(StatusCode::PAYLOAD_TOO_LARGE, detail).into_response();
+    }
+    next.run(request).await
 }
 
 /// Adds the security headers to every answer.

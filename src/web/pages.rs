@@ -23,6 +23,7 @@ pub mod system;
 pub mod team;
 pub mod text;
 pub mod view;
+pub mod webhooks;
 
 pub use problem::error_page;
 

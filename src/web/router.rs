@@ -50,6 +50,8 @@ pub struct Route {
     pub kind: Kind,
     /// What whoever asks must at least be.
     pub least: Role,
+    /// Only for whoever started the run of that `{id}`, and for admins.
+    pub owned: bool,
     /// The handler, as a router of one method.
     pub handler: fn() -> MethodRouter<AppState>,
 }
@@ -64,12 +66,16 @@ const fn route(
         Verb::Get => Role::Viewer,
         Verb::Post => Role::Editor,
     };
-    Route { verb, path, kind, least, handler }
+    Route { verb, path, kind, least, owned: false, handler }
 }
 
 impl Route {
     const fn by(self, least: Role) -> Self {
         Self { least, ..self }
+    }
+
+    const fn by_owner(self) -> Self {
+        Self { owned: true, ..self }
     }
 
     /// What the audit calls a change by this route; `None` where nothing is changed for others.
@@ -91,6 +97,7 @@ impl Route {
                 return None;
             }
             "/runs/new/convert" | "/runs/convert" | "/runs/preview" => return None,
+            path if path.trim_start_matches("/settings").starts_with("/webhooks") => "webhooks",
             path if path.starts_with("/settings") || path.starts_with("/users") => "team",
             path if path.starts_with("/tokens") => "team",
             path if path.starts_with("/datasets") || path.starts_with("/uploads") => "data",
@@ -109,11 +116,11 @@ pub const ROUTES: &[Route] = &[
     route(Get, "/runs", Page, || get(pages::runs::list)),
     route(Post, "/runs", Page, || post(pages::new::create)),
     route(Get, "/runs/new", Page, || get(pages::new::form)),
-    route(Post, "/runs/new/check", Page, || post(pages::new::check)),
+    route(Post, "/runs/new/check", Page, || post(pages::new::check)).by(Role::Viewer),
     route(Get, "/runs/{id}", Page, || get(pages::run::show)),
-    route(Post, "/runs/{id}/stop", Page, || post(pages::run::stop)),
-    route(Post, "/runs/{id}/resume", Page, || post(pages::run::resume)),
-    route(Post, "/runs/{id}/wish", Page, || post(pages::run::wish)),
+    route(Post, "/runs/{id}/stop", Page, || post(pages::run::stop)).by_owner(),
+    route(Post, "/runs/{id}/resume", Page, || post(pages::run::resume)).by_owner(),
+    route(Post, "/runs/{id}/wish", Page, || post(pages::run::wish)).by_owner(),
     route(Post, "/runs/{id}/edit", Page, || post(pages::run::edit)),
     route(Get, "/queue", Page, || get(pages::queue::show)),
     route(Post, "/queue", Page, || post(pages::queue::set)),
@@ -143,6 +150,19 @@ pub const ROUTES: &[Route] = &[
     route(Post, "/api/v1/tokens/{id}/delete", Api, || post(api::team::remove_token))
         .by(Role::Viewer),
     route(Get, "/api/v1/audit", Api, || get(api::team::audit)).by(Role::Admin),
+    route(Post, "/settings/webhooks", Page, || post(pages::webhooks::add)).by(Role::Admin),
+    route(Post, "/settings/webhooks/stalled", Page, || post(pages::webhooks::stalled))
+        .by(Role::Admin),
+    route(Post, "/settings/webhooks/{id}/test", Page, || post(pages::webhooks::test))
+        .by(Role::Admin),
+    route(Post, "/settings/webhooks/{id}/delete", Page, || post(pages::webhooks::remove))
+        .by(Role::Admin),
+    route(Get, "/api/v1/webhooks", Api, || get(api::webhooks::list)).by(Role::Admin),
+    route(Post, "/api/v1/webhooks", Api, || post(api::webhooks::add)).by(Role::Admin),
+    route(Post, "/api/v1/webhooks/stalled", Api, || post(api::webhooks::stalled)).by(Role::Admin),
+    route(Post, "/api/v1/webhooks/{id}/test", Api, || post(api::webhooks::test)).by(Role::Admin),
+    route(Post, "/api/v1/webhooks/{id}/delete", Api, || post(api::webhooks::remove))
+        .by(Role::Admin),
     route(Get, "/datasets", Page, || get(pages::datasets::list)),
     route(Post, "/datasets", Page, || {
         post(pages::datasets::add).layer(DefaultBodyLimit::disable())
@@ -168,12 +188,12 @@ pub const ROUTES: &[Route] = &[
     route(Get, "/api/v1/runs", Api, || get(api::runs::list)),
     route(Post, "/api/v1/runs", Api, || post(api::runs::create)),
     route(Get, "/api/v1/runs/{id}", Api, || get(api::runs::show)),
-    route(Get, "/api/v1/runs/{id}/metrics", Api, || get(api::runs::metrics)),
-    route(Get, "/api/v1/runs/{id}/log", Api, || get(api::runs::log)),
-    route(Post, "/api/v1/runs/{id}/stop", Api, || post(api::runs::stop)),
-    route(Post, "/api/v1/runs/{id}/resume", Api, || post(api::runs::resume)),
+    route(Get, "/api/v1/runs/{id}/metrics", Api, || get(api::curves::metrics)),
+    route(Get, "/api/v1/runs/{id}/log", Api, || get(api::curves::log)),
+    route(Post, "/api/v1/runs/{id}/stop", Api, || post(api::runs::stop)).by_owner(),
+    route(Post, "/api/v1/runs/{id}/resume", Api, || post(api::runs::resume)).by_owner(),
     route(Post, "/api/v1/runs/{id}/edit", Api, || post(api::runs::edit)),
-    route(Post, "/api/v1/runs/{id}/wish", Api, || post(api::runs::wish)),
+    route(Post, "/api/v1/runs/{id}/wish", Api, || post(api::runs::wish)).by_owner(),
     route(Get, "/api/v1/compare", Api, || get(api::compare::show)),
     route(Get, "/api/v1/compare/export", Api, || get(api::compare::export)),
     route(Get, "/api/v1/system", Api, || get(api::system::show)),
@@ -212,6 +232,7 @@ pub fn router(state: AppState) -> Router {
         .fallback(no_page)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn(guard::declared_length))
         .layer(from_fn_with_state(state.clone(), auth::token))
         .layer(from_fn_with_state(state.clone(), guard::known_host))
         .layer(CatchPanicLayer::custom(panicked))

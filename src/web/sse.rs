@@ -2,14 +2,18 @@
 //!
 //! A doorbell, not a payload: the rows are in SQLite, a `watch` says that there are new ones, and each client reads from
 //! where it is. No client can slow the training, and a restart of the server loses nothing. The id is on the last frame
-//! of a flush only, so that a cut inside a flush replays it whole.
+//! of a flush only, so that a cut inside a flush replays it whole. What a thousand clients at the same place get is read
+//! and written once (`shared`).
+
+mod shared;
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, Stream};
 use serde::Deserialize;
@@ -19,11 +23,13 @@ use super::extract::{Id, Params};
 use super::state::AppState;
 use crate::db::{events, runs};
 use crate::jobs::vitals::Vitals;
+pub use shared::Streams;
+use shared::{Flush, Slot};
 
 /// Events of one flush.
 const BATCH: u32 = 500;
-/// What the browser waits before it comes again.
-const RETRY: Duration = Duration::from_millis(2000);
+/// What the browser is told to wait before it comes again, and how a stream begins.
+const RETRY: &str = "retry: 2000\n\n";
 /// A comment goes out after so much silence.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -47,10 +53,9 @@ pub async fn run_events(
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let after =
         last.and_then(|text| text.trim().parse().ok()).or(from.after).unwrap_or(0).min(run.seq);
-    let mut response = Sse::new(frames(state, id, run.num, after))
-        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-        .into_response();
+    let mut response = Body::from_stream(frames(state, id, run.num, after)).into_response();
     let out = response.headers_mut();
+    out.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     out.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     Ok(response)
@@ -63,9 +68,12 @@ struct Place {
     num: i64,
     after: i64,
     bell: tokio::sync::watch::Receiver<u64>,
-    waiting: std::collections::VecDeque<Event>,
+    /// What all clients of this run have together.
+    slot: Arc<Slot>,
     /// What was told last of the worker's use of the machine.
     told: Option<Vitals>,
+    /// When something was last sent.
+    spoke: Instant,
     over: bool,
 }
 
@@ -77,72 +85,95 @@ fn frames(
     id: String,
     num: i64,
     after: i64,
-) -> impl Stream<Item = Result<Event, Infallible>> {
-    let bell = state.jobs.doorbell(&id);
-    let waiting = [Event::default().retry(RETRY)].into();
-    let place = Place { state, id, num, after, bell, waiting, told: None, over: false };
-    stream::unfold(place, |mut place| async move {
-        loop {
-            if let Some(event) = place.waiting.pop_front() {
-                return Some((Ok(event), place));
-            }
-            if place.over {
-                return None;
-            }
-            // seen before the read: a row that comes during it rings again
-            place.bell.borrow_and_update();
-            match place.read().await {
-                Ok(true) => {}
-                Ok(false) => {
-                    let stop = place.state.stop.clone();
-                    tokio::select! {
-                        () = stop.cancelled() => return None,
-                        _ = place.bell.changed() => {}
-                        () = tokio::time::sleep(PATIENCE) => {}
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(run.id = %place.id, %error, "event stream ended");
-                    return None;
-                }
-            }
-        }
-    })
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let (bell, slot) = (state.jobs.doorbell(&id), state.streams.slot(num));
+    let spoke = Instant::now();
+    let place = Place { state, id, num, after, bell, slot, told: None, spoke, over: false };
+    let rest = stream::unfold(place, |mut place| async move {
+        let bytes = place.next().await?;
+        place.spoke = Instant::now();
+        Some((Ok(bytes), place))
+    });
+    let first = stream::iter([Ok(Bytes::from_static(RETRY.as_bytes()))]);
+    stream::StreamExt::chain(first, rest)
 }
 
 impl Place {
-    /// Reads what is new into `waiting`; false where there is nothing.
-    async fn read(&mut self) -> crate::db::Result<bool> {
-        let rows = events::after(&self.state.db, self.num, self.after, BATCH).await?;
-        let complete = rows.len() < BATCH as usize;
-        if let Some(last) = rows.last() {
-            self.after = last.seq;
-        }
-        let mut frames = coalesce(rows);
-        if complete && let Some(run) = runs::get(&self.state.db, &self.id).await? {
-            let mut state = events::state(&run);
-            let vitals = place_vitals(&mut state, self.state.jobs.vitals(&self.id));
-            let fresh = vitals.is_some() && vitals != self.told;
-            self.told = vitals;
-            let state = state.to_string();
-            // a row that came between the two reads is for the next flush
-            if run.status.is_over() && run.seq <= self.after {
-                frames.push(Frame { kind: "done", parts: vec![state] });
-                self.over = true;
-            } else if !frames.is_empty() || fresh {
-                // step, speed and ETA move with the metrics; only the present ones are worth telling
-                frames.retain(|frame| frame.kind != "state");
-                frames.push(Frame { kind: "state", parts: vec![state] });
+    /// What is sent next; `None` where the stream ends.
+    async fn next(&mut self) -> Option<Bytes> {
+        while !self.over {
+            // seen before the read: a row that comes during it rings again
+            let bell = *self.bell.borrow_and_update();
+            match self.read(bell).await {
+                Ok(Some(bytes)) => return Some(bytes),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(run.id = %self.id, %error, "event stream ended");
+                    return None;
+                }
+            }
+            tokio::select! {
+                () = self.state.stop.cancelled() => return None,
+                _ = self.bell.changed() => {}
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
+            if self.spoke.elapsed() >= KEEP_ALIVE {
+                return Some(Bytes::from_static(b":\n\n"));
             }
         }
-        let count = frames.len();
-        let after = self.after;
-        self.waiting.extend(frames.into_iter().enumerate().map(|(place, frame)| {
-            let event = frame.event();
-            if place + 1 == count { event.id(after.to_string()) } else { event }
-        }));
-        Ok(count > 0)
+        None
     }
+
+    /// What is new; `None` where there is nothing.
+    async fn read(&mut self, bell: u64) -> crate::db::Result<Option<Bytes>> {
+        let slot = self.slot.clone();
+        let flush = slot.flush(self.after, bell, || self.look()).await?;
+        let fresh = flush.vitals.is_some() && flush.vitals != self.told;
+        if flush.complete {
+            self.told = flush.vitals;
+        }
+        self.after = flush.next;
+        self.over = flush.over;
+        Ok((flush.news || fresh).then(|| flush.bytes.clone()))
+    }
+
+    /// Reads what comes after this place.
+    async fn look(&self) -> crate::db::Result<Flush> {
+        let rows = events::after(&self.state.db, self.num, self.after, BATCH).await?;
+        let complete = rows.len() < BATCH as usize;
+        let next = rows.last().map_or(self.after, |last| last.seq);
+        let mut frames = coalesce(rows);
+        let mut flush = Flush { next, complete, news: !frames.is_empty(), ..Flush::default() };
+        if complete && let Some(run) = runs::get(&self.state.db, &self.id).await? {
+            let mut state = events::state(&run);
+            flush.vitals = place_vitals(&mut state, self.state.jobs.vitals(&self.id));
+            // a row that came between the two reads is for the next flush
+            flush.over = run.status.is_over() && run.seq <= next;
+            let kind = if flush.over { "done" } else { "state" };
+            flush.news |= flush.over;
+            if !flush.over {
+                // step, speed and ETA move with the metrics; only the present ones are worth telling
+                frames.retain(|frame| frame.kind != "state");
+            }
+            frames.push(Frame { kind, parts: vec![state.to_string()] });
+        }
+        flush.bytes = written(&frames, next);
+        Ok(flush)
+    }
+}
+
+/// Frames as they go out; the id is on the last one.
+fn written(frames: &[Frame], id: i64) -> Bytes {
+    let mut text = String::new();
+    for (place, frame) in frames.iter().enumerate() {
+        // bodies are our own JSON: no raw line breaks, no names from outside
+        text += &format!("event: {}\ndata: {}\n", frame.kind, frame.data());
+        if place + 1 == frames.len() {
+            text += &format!("id: {id}\n");
+        }
+        text.push('\n');
+    }
+    text.into()
 }
 
 /// Adds what the worker uses to what is said of a run.
@@ -165,13 +196,11 @@ struct Frame {
 const FRAME: usize = 16 << 10;
 
 impl Frame {
-    fn event(&self) -> Event {
-        // bodies are our own JSON: no raw line breaks, no names from outside
-        let data = match self.kind {
+    fn data(&self) -> String {
+        match self.kind {
             "metric" | "log" => format!("[{}]", self.parts.join(",")),
             _ => self.parts.last().cloned().unwrap_or_default(),
-        };
-        Event::default().event(self.kind).data(data)
+        }
     }
 
     fn has_room(&self, more: usize) -> bool {
@@ -211,6 +240,18 @@ fn coalesce(rows: Vec<events::EventRow>) -> Vec<Frame> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_id_is_on_the_last_frame() {
+        let frame = |kind, parts: &[&str]| Frame {
+            kind,
+            parts: parts.iter().map(|part| (*part).to_owned()).collect(),
+        };
+        let frames = [frame("log", &["{}", "{}"]), frame("state", &["{\"a\":1}"])];
+        let expected = "event: log\ndata: [{},{}]\n\nevent: state\ndata: {\"a\":1}\nid: 7\n\n";
+        assert_eq!(written(&frames, 7), expected);
+        assert_eq!(written(&[], 7), "");
+    }
 
     #[test]
     fn a_flush_is_a_frame_a_kind() {

@@ -6,6 +6,7 @@ use axum::extract::FromRef;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Auth;
+use super::sse::Streams;
 use crate::clock::Clock;
 use crate::config::ServerConfig;
 use crate::db::Db;
@@ -25,6 +26,8 @@ pub struct AppState {
     pub config: Arc<ServerConfig>,
     /// The token, where one is asked for.
     pub auth: Arc<Auth>,
+    /// What clients of the same run have together.
+    pub streams: Arc<Streams>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// When the server was started, milliseconds since 1970.

@@ -40,6 +40,19 @@ impl Who {
     pub fn token() -> Self {
         Self { name: "token".to_owned(), role: Role::Admin, user: None }
     }
+
+    /// Nobody known: looks, where even that.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self { name: String::new(), role: Role::Viewer, user: None }
+    }
+
+    /// Whether what `owner` started is theirs to stop: their own, or anybody's for an admin.
+    #[must_use]
+    pub fn owns(&self, owner: &str) -> bool {
+        let own = self.user.is_some() && self.name.eq_ignore_ascii_case(owner);
+        self.role == Role::Admin || (self.role == Role::Editor && own)
+    }
 }
 
 impl From<User> for Who {
@@ -286,6 +299,24 @@ mod tests {
             ("x", "md5$zz", false),
         ] {
             assert_eq!(verify(password, stored), expected, "{password} {stored}");
+        }
+    }
+
+    #[test]
+    fn whose_runs() {
+        let who = |name: &str, role, user| Who { name: name.to_owned(), role, user };
+        for (who, owner, expected) in [
+            (who("ed", Role::Editor, Some(1)), "ed", true),
+            (who("Ed", Role::Editor, Some(1)), "ed", true),
+            (who("ed", Role::Editor, Some(1)), "eve", false),
+            (who("ed", Role::Editor, Some(1)), "", false),
+            (who("ed", Role::Viewer, Some(1)), "ed", false),
+            (who("ada", Role::Admin, Some(2)), "ed", true),
+            (Who::local(), "ed", true),
+            (Who::token(), "", true),
+            (Who::nobody(), "", false),
+        ] {
+            assert_eq!(who.owns(owner), expected, "{who:?} {owner}");
         }
     }
 

@@ -400,30 +400,30 @@ impl Browser {
             .collect()
     }
 
-    /// Writes the whole page as a picture to docs/screenshots, where TALLOW_SCREENSHOTS is set.
-    pub async fn picture(&self, name: &str) {
-        if std::env::var_os("TALLOW_SCREENSHOTS").is_none() {
-            return;
+    /// Waits until the page at that path is as it will stay.
+    pub async fn settle(&self, path: &str) {
+        self.until("document.readyState === 'complete'", SOON).await;
+        self.script("return document.fonts.ready.then(() => true)").await;
+        if path.starts_with("/runs/0") && !path.contains("tab=") || path.contains("/compare?") {
+            self.until("document.querySelector('#plot-loss .u-over')", SOON).await;
         }
-        // as high as the page, so that the rail goes all the way down
+        if path.starts_with("/runs/new") {
+            self.until("document.querySelector('#yaml').textContent && !document.querySelector('#plan[aria-busy]')", SOON).await;
+        }
+        self.until("!document.querySelector('.spin')", SOON).await;
+        // charts learn their size with the next frame
+        self.script("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))").await;
+    }
+
+    /// The page as a picture in WebP, as high as it is but no higher than `highest`.
+    pub async fn picture(&self, wide: u32, highest: u32) -> Vec<u8> {
         let high = self.script("return document.documentElement.scrollHeight").await;
-        let wide = self.script("return document.documentElement.clientWidth").await;
-        let pixels = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
-        self.size(pixels(&wide), pixels(&high)).await;
-        self.script("return new Promise((done) => setTimeout(done, 400))").await;
-        let picture = self
-            .cdp(
-                "Page.captureScreenshot",
-                json!({ "format": "png", "captureBeyondViewport": true }),
-            )
-            .await;
-        let folder = root().join("docs/screenshots");
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(
-            folder.join(format!("{name}.png")),
-            decode(picture["data"].as_str().unwrap()),
-        )
-        .unwrap();
+        let high = u32::try_from(high.as_u64().unwrap()).unwrap();
+        self.size(wide, high.min(highest)).await;
+        self.script("return new Promise((done) => setTimeout(done, 300))").await;
+        let format = json!({ "format": "webp", "quality": 60 });
+        let picture = self.cdp("Page.captureScreenshot", format).await;
+        decode(picture["data"].as_str().unwrap())
     }
 
     pub async fn close(self) {

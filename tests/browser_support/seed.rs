@@ -15,20 +15,14 @@ const NOW: i64 = 1_795_506_192_000;
 
 /// The finished run's id.
 pub const FINISHED: &str = "01JZ00000000000000000000A1";
+/// The failed run's id.
+pub const FAILED: &str = "01JZ00000000000000000000A2";
 
 /// A finished run, a failed one and a stopped one.
 pub async fn three_states(dir: &Path) {
     let db = Db::open(&dir.join("tallow.db")).await.unwrap();
     run(&db, dir, FINISHED, "Sample run", Status::Finished, 240).await;
-    run(
-        &db,
-        dir,
-        "01JZ00000000000000000000A2",
-        "smollm2 · support tickets · lora",
-        Status::Failed,
-        87,
-    )
-    .await;
+    run(&db, dir, FAILED, "smollm2 · support tickets · lora", Status::Failed, 87).await;
     run(
         &db,
         dir,

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A worker for tests: speaks the protocol of `tallow worker RUN_DIR --after-wish N [--resume]` without an engine.
-# What it does is the run's name: finish, hang (until it is told to stop), die, bad, silent.
+# What it does is the run's name: finish, hang (until it is told to stop), die, bad, silent, nan (a loss that is none).
 dir=$2
 after=$4
 resume=${5:-}
@@ -36,6 +36,7 @@ for n in $(seq $first 4); do step "$n"; done
 event '"kind":"checkpoint","step":2,"dir":"checkpoint-2"'
 case $name in
 die) kill -9 $$ ;;
+nan) event '"kind":"metric","step":4,"total_steps":10,"epoch":0.4,"values":{"loss":null}' ;;
 hang)
     while :; do
         wish=$(cat "$dir/control.json" 2>/dev/null)

@@ -1,4 +1,5 @@
 //! A client of a few lines for a server on this machine: JSON in, JSON out.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -36,7 +36,14 @@ impl Data {
 
     /// Starts a server on it.
     pub fn serve(&self, args: &[&str]) -> Server {
-        Server::start(&self.path(), args)
+        self.serve_with(args, |_| {})
+    }
+
+    /// Starts a server whose command is changed before.
+    pub fn serve_with(&self, args: &[&str], change: impl FnOnce(&mut Command)) -> Server {
+        let mut command = command(&self.path(), args);
+        change(&mut command);
+        Server::start(command)
     }
 }
 
@@ -49,8 +56,8 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(data: &Path, args: &[&str]) -> Self {
-        let mut child = command(data, args).stdout(Stdio::piped()).spawn().unwrap();
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut greeting = Vec::new();
         let mut line = String::new();

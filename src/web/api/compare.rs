@@ -2,12 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
+use super::super::cache;
 use super::super::compare::{self, Comparison, ids};
 use super::super::error::{Error, Problem, Result};
 use super::super::extract::Params;
@@ -17,6 +18,7 @@ use crate::plot::overlay;
 
 /// Which runs.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct CompareQuery {
     /// Ids with commas between them, at most ten.
     runs: Option<String>,
@@ -89,6 +91,7 @@ pub async fn show(
 
 /// What to take away.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ExportQuery {
     /// Ids with commas between them, at most ten.
     runs: Option<String>,
@@ -104,12 +107,19 @@ pub struct ExportQuery {
 /// 404 where a run is not there, 400 for an unknown format.
 #[utoipa::path(get, path = "/api/v1/compare/export", params(ExportQuery), responses(
     (status = 200, content((String = "text/csv"), (String = "image/svg+xml"), (Vec<u8> = "image/png"))),
+    (status = 304, description = "What `If-None-Match` names still holds"),
     (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub async fn export(
     State(state): State<AppState>,
     Params(query): Params<ExportQuery>,
+    headers: HeaderMap,
 ) -> Result<Response> {
     let rows = compare::find(&state, &ids(query.runs.as_deref().into_iter())).await?;
+    let parts = rows.iter().map(|row| format!("{} {} {}", row.id, row.seq, row.name));
+    let tag = cache::tag(parts.collect::<Vec<_>>().iter().map(String::as_str));
+    if let Some(same) = cache::same(&headers, &tag) {
+        return Ok(same);
+    }
     let mut keys = ids(query.keys.as_deref().into_iter());
     keys.truncate(50);
     if keys.is_empty() {
@@ -135,7 +145,7 @@ pub async fn export(
         }
         _ => return Err(Error::bad_request("format: csv, svg or png.")),
     };
-    let mut response = bytes.into_response();
+    let mut response = cache::tagged(&tag, bytes);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Ok(value) = HeaderValue::try_from(format!("inline; filename=\"{name}\"")) {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::super::error::{Error, Problem, Result};
-use super::super::extract::{Id, JsonBody, OptionalBody, Params};
+use super::super::extract::{Id, JsonBody, Nothing, OptionalBody, Params};
 use super::super::state::AppState;
 use super::rows::Row;
 use crate::library::datasets::Listed;
@@ -18,6 +18,7 @@ use crate::library::{Patience, upload};
 
 /// Which folder's dataset_info.json.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Dir {
     /// The folder, from the data folder on or absolute; the data folder unless told.
     #[serde(default)]
@@ -124,6 +125,7 @@ pub async fn register(
 
 /// What an upload is called.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct UploadQuery {
     /// The file's name; its ending says what it is: .json, .jsonl, .csv, .txt or .parquet.
     file: String,
@@ -259,7 +261,7 @@ pub struct Edited {
 ///
 /// # Errors
 /// 404 where there is no such entry, 422 where it could not be used any more.
-#[utoipa::path(post, path = "/api/v1/datasets/{name}", params(("name" = String, Path)), request_body = Edit,
+#[utoipa::path(post, path = "/api/v1/datasets/{name}", params(("name" = String, Path)), request_body = Option<Edit>,
     responses((status = 200, body = Edited), (status = 400, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem)))]
 pub async fn edit(
     State(state): State<AppState>,
@@ -285,9 +287,13 @@ pub async fn edit(
 ///
 /// # Errors
 /// 404 where there is no such entry.
-#[utoipa::path(post, path = "/api/v1/datasets/{name}/remove", params(("name" = String, Path)),
+#[utoipa::path(post, path = "/api/v1/datasets/{name}/remove", params(("name" = String, Path)), request_body = Option<Nothing>,
     responses((status = 204), (status = 404, body = Problem)))]
-pub async fn remove(State(state): State<AppState>, Id(name): Id) -> Result<StatusCode> {
+pub async fn remove(
+    State(state): State<AppState>,
+    Id(name): Id,
+    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+) -> Result<StatusCode> {
     state.library.remove_entry(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -87,6 +87,7 @@ pub async fn made(state: &AppState) -> Result<HashMap<String, RunRow>> {
 
 /// What to look for.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct NamesQuery {
     /// Words that the name or an id contains; all names unless given.
     #[serde(default)]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::super::error::{Problem, Result};
-use super::super::extract::{Id, Params};
+use super::super::extract::{Id, Params, within};
 use super::super::state::AppState;
 use super::datasets::Dir;
 use crate::library::Patience;
@@ -14,15 +14,21 @@ use crate::library::kit::Wanted;
 use crate::library::report::{Finding, Place};
 use crate::library::rows::{RowView, Said};
 
+/// The largest number that every JSON reader has exactly.
+const ROW_MAX: u64 = (1 << 53) - 1;
+
 /// Which rows.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct RowsQuery {
     /// The folder, as in the list.
     #[serde(default)]
     dir: String,
     /// The first row, from 1.
+    #[param(minimum = 1, maximum = 9007199254740991_u64)]
     from: Option<u64>,
-    /// At most so many, 20 unless told, 200 at most.
+    /// At most so many, 20 unless told.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<usize>,
 }
 
@@ -86,8 +92,8 @@ pub async fn page(
     Params(query): Params<RowsQuery>,
 ) -> Result<Json<Page>> {
     let opened = state.library.opened(state.library.home(&query.dir)?, &name).await?;
-    let from = query.from.unwrap_or(1).saturating_sub(1);
-    let limit = query.limit.unwrap_or(20);
+    let from = within("from", query.from, 1, 1..=ROW_MAX)? - 1;
+    let limit = within("limit", query.limit, 20, 1..=200)?;
     let page = state.library.page(&opened, from, limit, Patience::End).await?;
     let rows = page.rows.into_iter().map(Row::from).collect();
     Ok(Json(Page { rows, total: page.total, broken: page.broken }))
@@ -166,6 +172,7 @@ pub async fn report(
 
 /// Under which model and template.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct TokensQuery {
     /// The folder, as in the list.
     #[serde(default)]
@@ -177,8 +184,10 @@ pub struct TokensQuery {
     #[serde(default)]
     template: String,
     /// Rows are cut to this many tokens; 2048 unless told.
+    #[param(minimum = 1, maximum = 1000000)]
     cutoff_len: Option<usize>,
     /// The row, from 1 (tokens only).
+    #[param(minimum = 1, maximum = 9007199254740991_u64)]
     row: Option<u64>,
     /// Learn the prompts too.
     #[serde(default)]
@@ -189,6 +198,10 @@ pub struct TokensQuery {
 }
 
 impl TokensQuery {
+    fn cutoff(&self) -> Result<usize> {
+        within("cutoff_len", self.cutoff_len, 2048, 1..=1_000_000)
+    }
+
     fn wanted(&self) -> Wanted {
         let (train_on_prompt, mask_history) = (self.train_on_prompt, self.mask_history);
         Wanted { train_on_prompt, mask_history, ..Wanted::plain(&self.model, &self.template) }
@@ -231,7 +244,7 @@ pub async fn lengths(
 ) -> Result<Json<LengthTable>> {
     let opened = state.library.opened(state.library.home(&query.dir)?, &name).await?;
     let lengths = state.library.lengths(&opened, &query.wanted(), Patience::End).await?;
-    let cut = lengths.cut(query.cutoff_len.unwrap_or(2048));
+    let cut = lengths.cut(query.cutoff()?);
     Ok(Json(LengthTable {
         template: lengths.template.clone(),
         measured: lengths.measured,
@@ -285,7 +298,8 @@ pub async fn tokens(
     Params(query): Params<TokensQuery>,
 ) -> Result<Json<TokenRow>> {
     let opened = state.library.opened(state.library.home(&query.dir)?, &name).await?;
-    let (row, cutoff) = (query.row.unwrap_or(1), query.cutoff_len.unwrap_or(2048));
+    let row = within("row", query.row, 1, 1..=ROW_MAX)?;
+    let cutoff = query.cutoff()?;
     let view = state.library.tokens(&opened, row, &query.wanted(), cutoff, Patience::End).await?;
     let token = |token: crate::library::tokens::Token| TokenInfo {
         id: token.id,

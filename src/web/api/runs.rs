@@ -1,20 +1,17 @@
 //! /api/v1/runs: make, list, look, stop, resume.
 
-use std::path::Path as FsPath;
-
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use super::super::error::{Error, FieldProblem, Problem, Result};
-use super::super::extract::{Id, JsonBody, OptionalBody, Params};
+use super::super::extract::{Id, JsonBody, Nothing, OptionalBody, Params, within};
 use super::super::state::AppState;
 use crate::db::list::{self, Edit, Filter};
-use crate::db::metrics::{self, Series};
 use crate::db::runs::{self, RunRow};
 use crate::jobs::{Ask, StopMode};
 
@@ -25,6 +22,8 @@ pub struct Run {
     pub id: String,
     /// Name for people.
     pub name: String,
+    /// Who started it; `local` at the machine itself.
+    pub owner: String,
     /// queued, running, stopping, finished, stopped, failed or lost.
     pub status: &'static str,
     /// Process id of its worker, while there is one.
@@ -87,6 +86,7 @@ impl Run {
             config: row.config_map(),
             id: row.id,
             name: row.name,
+            owner: row.owner,
             step: row.step,
             total_steps: row.total_steps,
             epoch: row.epoch,
@@ -147,6 +147,7 @@ pub struct RunList {
 
 /// What the list is narrowed to.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// Only this status.
     status: Option<String>,
@@ -162,7 +163,8 @@ pub struct ListQuery {
     tag: Option<String>,
     /// Only runs older than this id.
     before: Option<String>,
-    /// At most so many, 50 unless told, 1000 at most.
+    /// At most so many, 50 unless told.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
 }
 
@@ -180,7 +182,7 @@ pub async fn list(
     let status = status
         .map(|text| text.parse().map_err(|_| Error::bad_request("status: no such status.")))
         .transpose()?;
-    let limit = query.limit.unwrap_or(50).clamp(1, 1000);
+    let limit = within("limit", query.limit, 50, 1..=1000)?;
     let filter = Filter {
         status,
         text: query.q.unwrap_or_default(),
@@ -239,120 +241,6 @@ pub async fn show(State(state): State<AppState>, Id(id): Id) -> Result<Json<Run>
     Ok(Json(Run::complete(&state, row).await?))
 }
 
-/// Which curves.
-#[derive(Debug, Deserialize, IntoParams)]
-pub struct MetricsQuery {
-    /// Names with commas between them: loss, lr, grad_norm, tokens_per_s, eval_loss ...; all of them unless told.
-    keys: Option<String>,
-    /// At most so many points a curve; longer ones come in buckets with mean, min and max. 1500 unless told.
-    points: Option<u32>,
-    /// First step.
-    x0: Option<i64>,
-    /// Last step.
-    x1: Option<i64>,
-    /// Only what events up to this number brought.
-    upto: Option<i64>,
-}
-
-/// One curve, in columns.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Curve {
-    /// Steps, rising.
-    step: Vec<i64>,
-    /// The value, or the mean of the bucket; null = not finite.
-    value: Vec<Option<f64>>,
-    /// Lowest of the bucket.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    min: Option<Vec<Option<f64>>>,
-    /// Highest of the bucket.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max: Option<Vec<Option<f64>>>,
-    /// How many points there are in the window.
-    of: i64,
-    /// Steps whose value is not finite, or the last steps of buckets with such a one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    bad: Vec<i64>,
-}
-
-impl From<Series> for Curve {
-    fn from(series: Series) -> Self {
-        let Series { step, value, min, max, of, bad } = series;
-        Self { step, value, min, max, of, bad }
-    }
-}
-
-/// The curves of a run: `{"loss": {"step": [...], "value": [...]}}`.
-///
-/// # Errors
-/// 404 where there is no such run.
-#[utoipa::path(get, path = "/api/v1/runs/{id}/metrics", params(("id" = String, Path), MetricsQuery),
-    responses((status = 200, body = std::collections::HashMap<String, Curve>), (status = 404, body = Problem)))]
-pub async fn metrics(
-    State(state): State<AppState>,
-    Id(id): Id,
-    Params(query): Params<MetricsQuery>,
-) -> Result<Json<indexmap::IndexMap<String, Curve>>> {
-    let run = find(&state, &id).await?;
-    let keys = query.keys.unwrap_or_default();
-    let keys: Vec<String> = keys
-        .split(',')
-        .map(str::trim)
-        .filter(|key| !key.is_empty())
-        .take(50)
-        .map(str::to_owned)
-        .collect();
-    let wanted = metrics::Query {
-        keys,
-        points: query.points.unwrap_or(1500),
-        from: query.x0,
-        to: query.x1,
-        upto: query.upto,
-    };
-    let series = metrics::series(&state.db, run.num, &wanted).await?;
-    Ok(Json(series.into_iter().map(|(key, series)| (key, series.into())).collect()))
-}
-
-/// How much of the log.
-#[derive(Debug, Deserialize, IntoParams)]
-pub struct LogQuery {
-    /// The last so many lines; 500 unless told, 10000 at most.
-    tail: Option<usize>,
-}
-
-/// The end of a log.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Log {
-    /// Lines, oldest first.
-    lines: Vec<String>,
-}
-
-/// The end of the worker's log; as text/plain where that is asked for.
-///
-/// # Errors
-/// 404 where there is no such run.
-#[utoipa::path(get, path = "/api/v1/runs/{id}/log", params(("id" = String, Path), LogQuery),
-    responses((status = 200, body = Log), (status = 404, body = Problem)))]
-pub async fn log(
-    State(state): State<AppState>,
-    Id(id): Id,
-    Params(query): Params<LogQuery>,
-    headers: HeaderMap,
-) -> Result<Response> {
-    let run = find(&state, &id).await?;
-    let path = FsPath::new(&run.output_dir).join("worker.log");
-    let tail = query.tail.unwrap_or(500).min(10_000);
-    let lines = tokio::task::spawn_blocking(move || crate::files::tail(&path, tail))
-        .await
-        .map_err(Error::internal)?;
-    let lines = lines.map_err(Error::internal)?;
-    let accept =
-        headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accept.starts_with("text/plain") {
-        return Ok((lines.join("\n") + "\n").into_response());
-    }
-    Ok(Json(Log { lines }).into_response())
-}
-
 /// How to stop.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -377,7 +265,7 @@ pub enum Mode {
 ///
 /// # Errors
 /// 404 where there is no such run, 409 where it is over.
-#[utoipa::path(post, path = "/api/v1/runs/{id}/stop", params(("id" = String, Path)), request_body = Stop,
+#[utoipa::path(post, path = "/api/v1/runs/{id}/stop", params(("id" = String, Path)), request_body = Option<Stop>,
     responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn stop(
     State(state): State<AppState>,
@@ -396,9 +284,13 @@ pub async fn stop(
 ///
 /// # Errors
 /// 404 where there is no such run, 409 where it is not over or has finished.
-#[utoipa::path(post, path = "/api/v1/runs/{id}/resume", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/api/v1/runs/{id}/resume", params(("id" = String, Path)), request_body = Option<Nothing>,
     responses((status = 202, body = Run), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub async fn resume(State(state): State<AppState>, Id(id): Id) -> Result<Response> {
+pub async fn resume(
+    State(state): State<AppState>,
+    Id(id): Id,
+    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+) -> Result<Response> {
     let row = state.jobs.resume(&id).await?;
     Ok((StatusCode::ACCEPTED, Json(Run::new(row))).into_response())
 }
@@ -472,6 +364,10 @@ pub async fn wish(
     Ok((StatusCode::ACCEPTED, Json(Run::new(row))).into_response())
 }
 
-async fn find(state: &AppState, id: &str) -> Result<RunRow> {
+/// The run of that id.
+///
+/// # Errors
+/// 404 where there is none.
+pub(super) async fn find(state: &AppState, id: &str) -> Result<RunRow> {
     runs::get(&state.db, id).await?.ok_or_else(|| Error::not_found("run", id))
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::super::error::{Error, Problem, Result};
-use super::super::extract::{JsonBody, Params};
+use super::super::extract::{JsonBody, Nothing, OptionalBody, Params, within};
 use super::super::state::AppState;
 use super::super::team::{self, Who};
 use crate::db;
@@ -115,9 +115,13 @@ pub async fn change(
 ///
 /// # Errors
 /// 404 where there is no such person.
-#[utoipa::path(post, path = "/api/v1/users/{id}/delete", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/api/v1/users/{id}/delete", params(("id" = String, Path)), request_body = Option<Nothing>,
     responses((status = 204), (status = 403, body = Problem), (status = 404, body = Problem)))]
-pub async fn remove(State(state): State<AppState>, Path(id): Path<String>) -> Result<StatusCode> {
+pub async fn remove(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    OptionalBody(Nothing {}): OptionalBody<Nothing>,
+) -> Result<StatusCode> {
     team::remove(&state, number("user", &id)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -194,12 +198,13 @@ pub async fn add_token(
 ///
 /// # Errors
 /// 404 where there is none, 409 where nobody in particular asks.
-#[utoipa::path(post, path = "/api/v1/tokens/{id}/delete", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/api/v1/tokens/{id}/delete", params(("id" = String, Path)), request_body = Option<Nothing>,
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub async fn remove_token(
     State(state): State<AppState>,
     Extension(who): Extension<Who>,
     Path(id): Path<String>,
+    OptionalBody(Nothing {}): OptionalBody<Nothing>,
 ) -> Result<StatusCode> {
     team::remove_token(&state, &who, number("token", &id)?).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -207,10 +212,12 @@ pub async fn remove_token(
 
 /// Which lines.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct AuditQuery {
     /// Only lines before the one of this number.
     before: Option<i64>,
-    /// At most so many; 100 unless told, 1000 at most.
+    /// At most so many; 100 unless told.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
 }
 
@@ -241,7 +248,7 @@ pub async fn audit(
     State(state): State<AppState>,
     Params(query): Params<AuditQuery>,
 ) -> Result<Json<Vec<ActState>>> {
-    let limit = query.limit.unwrap_or(100).clamp(1, 1000);
+    let limit = within("limit", query.limit, 100, 1..=1000)?;
     let acts = db::team::acts(&state.db, query.before, limit).await?.into_iter();
     let act = |act: db::team::Act| ActState {
         id: act.id,

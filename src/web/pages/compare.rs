@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
 use super::format::{NONE, count, duration, number, whole};
+use super::link;
 use super::shell::Shell;
 use super::view::{RunView, plain};
 use super::{Htmx, html};
@@ -54,6 +55,7 @@ struct Page {
     runs: Vec<RunView>,
     recent: Vec<RunView>,
     list: String,
+    curl: String,
     most: usize,
     everything: bool,
     hidden: usize,
@@ -105,6 +107,7 @@ pub async fn show(
         runs: RunView::tagged(&state, &comparison.runs, shell.lang).await?,
         hidden: same,
         most: MOST,
+        curl: link::curl(&headers, &format!("/api/v1/compare?runs={list}")),
         list,
         recent,
         everything,

@@ -295,7 +295,7 @@ fn curl(headers: &HeaderMap, name: &str, tab: &str, wanted: &Wanted) -> String {
         _ => ("/rows", vec![dir, ("from", row.as_str())]),
     };
     let path = format!("/api/v1/datasets/{}{tail}{}", encode(name), query(&pairs));
-    format!("curl '{}{path}'", link::origin(headers))
+    link::curl(headers, &path)
 }
 
 /// Models to count with: those of runs on this data set first.

@@ -129,7 +129,7 @@ pub async fn list(
         names: names.into_iter().map(name).collect(),
         more,
         places: state.library.model_places(),
-        curl: format!("curl '{}/api/v1/models'", link::origin(&headers)),
+        curl: link::curl(&headers, "/api/v1/models"),
         q: wanted.q,
         shell,
     };

@@ -68,6 +68,7 @@ struct Check {
     suggestions: Vec<Suggestion>,
     yaml: String,
     cli: String,
+    curl: String,
     unread: Unread,
 }
 
@@ -150,8 +151,8 @@ pub async fn check(
     let mut typed = Typed::sent(pairs);
     typed.take("start_id");
     Asked::take(&mut typed);
-    let shell = Shell::bare(&headers);
-    let check = Check::new(&state, &typed, shell.lang).await?;
+    let shell = Shell::load(&state, &headers, "new").await?;
+    let check = Check::new(&state, &typed, &headers, shell.lang).await?;
     match part.part.as_str() {
         "plan" => html(StatusCode::OK, &PlanPart { shell, check }),
         _ => html(StatusCode::OK, &Preview { shell, check }),
@@ -261,7 +262,7 @@ impl Drawing<'_> {
             models: &known.models,
         };
         let groups = self.typed.groups(lang, dressing);
-        let mut check = Check::new(state, &self.typed, lang).await?;
+        let mut check = Check::new(state, &self.typed, headers, lang).await?;
         check.unread = self.unread;
         let preset = |preset: &Preset| {
             let text = |tail: &str| lang.text(&format!("preset.{}{tail}", preset.key)).to_owned();
@@ -298,7 +299,7 @@ impl Wrong {
 }
 
 impl Check {
-    async fn new(state: &AppState, typed: &Typed, lang: Lang) -> Result<Self> {
+    async fn new(state: &AppState, typed: &Typed, headers: &HeaderMap, lang: Lang) -> Result<Self> {
         let pairs = typed.pairs();
         let (prepared, errors) = match state.jobs.check(&pairs).await {
             Ok(prepared) => (Some(prepared), Vec::new()),
@@ -352,6 +353,7 @@ impl Check {
             suggestions,
             yaml: written.0,
             cli: written.1,
+            curl: link::start_by_curl(headers, config),
             unread: Unread::default(),
         })
     }

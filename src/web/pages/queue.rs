@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 
+use super::link;
 use super::shell::Shell;
 use super::text::Lang;
 use super::view::RunView;
@@ -52,6 +53,7 @@ struct Body {
 struct Page {
     shell: Shell,
     queue: Body,
+    curl: String,
 }
 
 #[derive(Template)]
@@ -76,7 +78,8 @@ pub async fn show(
     if wanted.part == "body" {
         return html(StatusCode::OK, &Part { shell, queue });
     }
-    let page = Page { shell, queue };
+    let curl = link::curl(&headers, "/api/v1/queue");
+    let page = Page { shell, queue, curl };
     if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
 }
 

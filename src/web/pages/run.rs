@@ -6,13 +6,14 @@ mod outcome;
 use askama::Template;
 use axum::Form;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use run::config::Config;
 use run::fields::Field;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::link;
 use super::shell::Shell;
 use super::text::Lang;
 use super::view::{RunView, plain};
@@ -212,32 +213,8 @@ impl Settings {
             name,
         };
         let (yaml, cli) = written(row);
-        let curl = curl(row, headers);
+        let curl = link::start_by_curl(headers, row.config_map());
         Self { rows: row.config_map().into_iter().map(setting).collect(), yaml, cli, curl }
-    }
-}
-
-/// The same start through the API, for a shell. Where it wrote is left out: a copy gets a folder of its own.
-fn curl(row: &RunRow, headers: &HeaderMap) -> String {
-    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok());
-    let mut config = row.config_map();
-    config.shift_remove("output_dir");
-    // within single quotes a shell reads nothing but the closing one
-    let body = config.into_iter().map(|(name, value)| (name, tidy(value))).collect();
-    let body = serde_json::to_string_pretty(&Value::Object(body)).unwrap_or_default();
-    let body = body.replace('\'', "'\\''");
-    format!(
-        "curl http://{}/api/v1/runs \\\n  -H 'Content-Type: application/json' -d '{body}'",
-        host.unwrap_or("localhost")
-    )
-}
-
-/// A number without the fraction that it does not have: `logging_steps` is 1 and not 1.0.
-fn tidy(value: Value) -> Value {
-    match value.as_f64() {
-        #[expect(clippy::cast_possible_truncation, reason = "whole and small")]
-        Some(number) if number.fract() == 0.0 && number.abs() < 1e15 => Value::from(number as i64),
-        _ => value,
     }
 }
 

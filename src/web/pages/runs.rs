@@ -63,6 +63,7 @@ struct Page {
     live_url: String,
     next: Option<String>,
     start_id: String,
+    curl: String,
 }
 
 #[derive(Template)]
@@ -118,6 +119,7 @@ pub async fn list(
         live_url: Wanted { part: "rows".to_owned(), ..wanted.clone() }.address(),
         next: found.last().filter(|_| more).map(older),
         start_id: ulid::Ulid::new().to_string(),
+        curl: link::curl(&headers, &format!("/api/v1{}", wanted.address())),
         status: wanted.status,
         text: wanted.q,
         rows,

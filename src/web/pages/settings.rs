@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::shell::Shell;
 use super::text::{COOKIE, Lang};
+use super::webhooks::Webhooks;
 use super::{Htmx, go, html};
 use crate::db;
 use crate::jobs::queue::MOST_SLOTS;
@@ -32,6 +33,8 @@ struct Page {
     /// Everybody, for those who decide over them.
     people: Option<Vec<db::team::User>>,
     roles: [db::team::Role; 3],
+    /// Where news of runs go, for admins.
+    webhooks: Option<Webhooks>,
 }
 
 /// GET /settings
@@ -64,6 +67,10 @@ pub(super) async fn page(
         db::team::Role::Admin => Some(db::team::users(&state.db).await?),
         _ => None,
     };
+    let webhooks = match who.role {
+        db::team::Role::Admin => Some(Webhooks::load(state, shell.lang).await?),
+        _ => None,
+    };
     let tokens = match who.user {
         Some(user) => db::team::tokens(&state.db, user).await?,
         None => Vec::new(),
@@ -75,6 +82,7 @@ pub(super) async fn page(
         who: who.clone(),
         login: state.config.wants_token(),
         roles: db::team::Role::ALL,
+        webhooks,
         shell,
         tokens,
         fresh,

@@ -8,9 +8,10 @@ use super::text::Lang;
 use super::view::RunView;
 use crate::db::list::{self, Filter};
 use crate::db::team::Role;
-use crate::web::assets;
 use crate::web::error::Result;
 use crate::web::state::AppState;
+use crate::web::team::Who;
+use crate::web::{assets, auth};
 
 /// Runs in the rail.
 const RECENT: u32 = 6;
@@ -51,6 +52,8 @@ pub struct Shell {
     pub recent: Vec<RunView>,
     /// The machine in one line.
     pub machine: String,
+    /// Who looks at it; nobody on the pages that ask no database.
+    pub who: Who,
 }
 
 impl Shell {
@@ -64,6 +67,7 @@ impl Shell {
         let now = state.clock.now_ms();
         shell.recent = rows.iter().map(|row| RunView::new(row, now, shell.lang)).collect();
         shell.place = place;
+        shell.who = auth::identify(state, headers).await?.unwrap_or_else(Who::nobody);
         Ok(shell)
     }
 
@@ -78,7 +82,26 @@ impl Shell {
             current: String::new(),
             recent: Vec::new(),
             machine: machine(lang),
+            who: Who::nobody(),
         }
+    }
+
+    /// Whether who looks may start and change things.
+    #[must_use]
+    pub fn may_edit(&self) -> bool {
+        self.who.role >= Role::Editor
+    }
+
+    /// Whether who looks decides over people and the server.
+    #[must_use]
+    pub fn may_admin(&self) -> bool {
+        self.who.role == Role::Admin
+    }
+
+    /// Whether who looks may stop, resume and ask that run.
+    #[must_use]
+    pub fn may_stop(&self, run: &RunView) -> bool {
+        self.who.owns(&run.owner)
     }
 
     /// The text of a key.

@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
 use super::format::{bytes, duration, whole};
+use super::link;
 use super::shell::Shell;
 use super::{Htmx, html};
 use crate::web::error::Result;
@@ -30,6 +31,7 @@ struct Page {
     device: String,
     gauges: Vec<Gauge>,
     facts: Vec<(String, String)>,
+    curl: String,
 }
 
 /// GET /system
@@ -83,6 +85,7 @@ pub async fn show(
             gauge("disk", system.disk_bytes, system.disk_free_bytes),
         ],
         facts,
+        curl: link::curl(&headers, "/api/v1/system"),
         system,
         shell,
     };

@@ -16,6 +16,8 @@ pub struct RunView {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// Who started it.
+    pub owner: String,
     /// The status as in the API: names its icon and its colour.
     pub status: &'static str,
     /// The status in words.
@@ -78,6 +80,7 @@ impl RunView {
         Self {
             id: row.id.clone(),
             name: row.name.clone(),
+            owner: row.owner.clone(),
             status,
             status_word: lang.text(&format!("status.{status}")).to_owned(),
             model: last_part(&model_path),
