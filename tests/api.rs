@@ -152,7 +152,7 @@ fn curves_and_logs() {
     server.until_status(&id, "finished");
     let get = |tail: &str| server.get(&format!("/api/v1/runs/{id}/{tail}"));
     let all = get("metrics").json();
-    assert_eq!(all.as_object().unwrap().keys().collect::<Vec<_>>(), ["loss", "lr"]);
+    assert_eq!(all.as_object().unwrap().keys().collect::<Vec<_>>(), ["loss", "lr", "elapsed_s"]);
     assert_eq!(all["loss"]["value"][0], 9.25);
     let two = get("metrics?keys=lr,%20loss,none&points=1500").json();
     assert_eq!(two.as_object().unwrap().keys().collect::<Vec<_>>(), ["lr", "loss", "none"]);
