@@ -1,8 +1,7 @@
 # Two images from one file:
 #   docker build --target cpu  -t tallow:cpu .
 #   docker build --target cuda -t tallow:cuda .     (needs the NVIDIA container toolkit to run)
-# The engine of this version computes on the CPU; the cuda target gives the same program the
-# CUDA 13 run-time libraries, and `--build-arg FEATURES=...` the features to build it with.
+# The cuda target computes on the first NVIDIA GPU (docs/gpu.md).
 
 FROM rust:1.95-bookworm AS build-cpu
 WORKDIR /src
@@ -19,7 +18,10 @@ RUN apt-get update \
 COPY --from=build-cpu /usr/local/rustup /usr/local/rustup
 COPY --from=build-cpu /usr/local/cargo /usr/local/cargo
 ENV RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:$PATH
-ARG FEATURES=""
+ARG FEATURES="cuda"
+# 80 runs on everything from an A100 on: the driver compiles its PTX for newer GPUs.
+ARG CUDA_COMPUTE_CAP=80
+ENV CUDA_HOME=/usr/local/cuda CUDA_COMPUTE_CAP=$CUDA_COMPUTE_CAP
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --bin tallow --features "$FEATURES" \

@@ -28,6 +28,9 @@ pub fn choose(config: &Config, io: &mut dyn Observer) -> Result<Device> {
             Ok(device)
         }
         Err(why) => {
+            // candle adds a backtrace
+            let why = why.to_string();
+            let why = why.lines().next().unwrap_or_default();
             io.warn(format!("no GPU can be used ({why}): the run computes on the CPU"))?;
             Ok(Device::Cpu)
         }
