@@ -12,8 +12,14 @@ use super::*;
 use crate::config::Config;
 
 /// What LLaMA-Factory's table lacks: our own, and names that transformers 4 has.
-const NOT_UPSTREAM: [&str; 5] =
-    ["group_by_length", "sample_max_new_tokens", "sample_prompt", "save_safetensors", "threads"];
+const NOT_UPSTREAM: [&str; 6] = [
+    "activation_memory",
+    "group_by_length",
+    "sample_max_new_tokens",
+    "sample_prompt",
+    "save_safetensors",
+    "threads",
+];
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
