@@ -62,7 +62,8 @@ YAML
   for name in "${cases[@]}"; do
     config "$name" > "$work/$name.yaml"
     for turn in $(seq "$repeats"); do
-      echo "tallow $name $turn $("$tallow" bench "$work/$name.yaml" --steps "$steps" 2>&1 | tail -1)"
+      echo "tallow $name $turn $("$tallow" bench "$work/$name.yaml" --steps "$steps" 2>/dev/null | grep '^{')"
+      rm -rf "$work/out"
       T0=$(date +%s.%N) OMP_NUM_THREADS=$(nproc) HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 STOP_AT=$((steps + 2)) \
         "$python" "$peer/scripts/lf_run.py" "$work/$name.yaml" "$work/peer.json" > "$work/peer.log" 2>&1 \
         || { tail -5 "$work/peer.log" >&2; exit 1; }
