@@ -104,12 +104,12 @@ impl<'a> Run<'a> {
         let from = resume.as_ref().map(|r| r.path.as_path());
         let prepared = prepare::load(config, around, from, io)?;
         let mut run = Self::of(config, dir, prepared, threads)?;
-        run.fit_into(around.memory, io)?;
         if let Some(resume) = &resume {
             checkpoint::load(&mut run, &resume.path)?;
             checkpoint::compare(&run, resume, io)?;
         }
         run.choose_block(io)?;
+        run.fit_into(around.memory, io)?;
         finish::write_start(&run)?;
         io.rewind(run.state.step)?;
         Ok(run)
@@ -125,8 +125,8 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let prepared = prepare::load(config, around, None, io)?;
         let mut run = Self::of(config, dir, prepared, threads)?;
-        run.fit_into(around.memory, io)?;
         run.choose_block(io)?;
+        run.fit_into(around.memory, io)?;
         Ok(run)
     }
 
@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Keeps of the layers what there is room for. `auto_find_batch_size`: computes fewer rows at once
+    /// Keeps of the layers what there is room for, beside what is trained now. `auto_find_batch_size`: computes fewer rows at once
     /// where the longest would not fit.
     fn fit_into(&mut self, available: Option<u64>, io: &mut dyn Observer) -> Result<()> {
         let decoder = &self.prepared.decoder;

@@ -137,41 +137,35 @@ impl Plan {
         mut read: impl FnMut(usize, usize) -> Result<Vec<f32>>,
     ) -> Result<Packed> {
         let step = (CHUNK / cols.max(1)).max(1).next_multiple_of(step.max(1));
-        let parts = (0..rows).step_by(step).map(|from| (from, step.min(rows - from)));
-        let check = |finite: bool| match (finite, self.target) {
-            (true, _) => Ok(()),
-            (false, Target::Half(half)) => {
-                let half = half.name();
-                let why = format!(
-                    "tensor {name} has numbers that are not finite in {half}; use bf16, or fetch it again"
-                );
-                Err(Error::input(file.display().to_string(), why))
+        let mut parts = (0..rows).step_by(step).map(|from| (from, step.min(rows - from)));
+        let check = |finite: bool| {
+            if finite {
+                return Ok(());
             }
-            (false, _) => {
-                let why = format!("tensor {name} has numbers that are not finite; fetch it again");
-                Err(Error::input(file.display().to_string(), why))
-            }
+            let so = match self.target {
+                Target::Half(half) => format!(" in {}; use bf16, or fetch it again", half.name()),
+                Target::FourBit { .. } | Target::Eight => "; fetch it again".to_owned(),
+            };
+            let why = format!("tensor {name} has numbers that are not finite{so}");
+            Err(Error::input(file.display().to_string(), why))
+        };
+        let mut fill = |push: &mut dyn FnMut(&[f32]) -> bool| {
+            parts.try_for_each(|(from, count)| check(push(&read(from, count)?)))
         };
         match self.target {
             Target::FourBit { kind, double } => {
                 let mut builder = FourBitBuilder::new(kind, cols, double);
-                for (from, count) in parts {
-                    check(builder.push(&read(from, count)?))?;
-                }
+                fill(&mut |rows| builder.push(rows))?;
                 builder.finish()
             }
             Target::Eight => {
                 let mut builder = Q8Builder::new(cols);
-                for (from, count) in parts {
-                    check(builder.push(&read(from, count)?))?;
-                }
+                fill(&mut |rows| builder.push(rows))?;
                 builder.finish()
             }
             Target::Half(half) => {
                 let mut builder = HalfBuilder::new(half, cols);
-                for (from, count) in parts {
-                    check(builder.push(&read(from, count)?))?;
-                }
+                fill(&mut |rows| builder.push(rows))?;
                 builder.finish()
             }
         }

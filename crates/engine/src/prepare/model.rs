@@ -44,9 +44,8 @@ pub(super) fn load(
 ) -> Result<Loaded> {
     let device = device::choose(config, io)?;
     let quantised = match plan(config, &model_config, resume)? {
-        // Blocks are computed with on the CPU only.
-        Some(Plan { target: Target::Half(_), .. }) if !device.is_cpu() => None,
-        Some(Plan { target: Target::Half(_), .. }) if resize.is_some() => None,
+        // Packed weights are computed with on the CPU only, and do not grow.
+        Some(Plan { target: Target::Half(_), .. }) if !device.is_cpu() || resize.is_some() => None,
         Some(_) if resize.is_some() => {
             let why = "Cannot resize embedding layers of a quantized model.";
             return Err(Error::input("quantization_bit", why));
