@@ -35,18 +35,20 @@ n=0
 while read -r value; do
     n=$((n + 1))
     [ "$n" -le "${done:-0}" ] && continue
-    event "\"kind\":\"metric\",\"step\":$n,\"total_steps\":120,\"epoch\":$(echo "$n" | awk '{ print $1 / 40 }'),\"values\":{$value}"
-    echo "line $n"
-    [ $((n % 40)) -eq 0 ] && event "\"kind\":\"checkpoint\",\"step\":$n,\"dir\":\"checkpoint-$n\""
-    [ $((n % 40)) -eq 0 ] && event "\"kind\":\"sample\",\"step\":$n,\"prompt\":\"My invoice is wrong.\",\"text\":\"I am sorry. Which number stands at its top? (after $n)\""
+    # it waits before a step, never after it: one that is killed and started again where it may not go on makes no progress
     while :; do
         wish=$(cat "$dir/control.json" 2>/dev/null)
         serial=$(echo "$wish" | grep -o '"serial":[0-9]*' | grep -o '[0-9]*$')
         [ "${serial:-0}" -gt "$after" ] && bye 10 "stopped as asked"
+        allowed=$(cat "$dir/../../allowed" 2>/dev/null || echo 120)
+        [ "$n" -le "${allowed:-0}" ] && break
         sleep 0.05 9>&-
-        [ "$n" -lt "$(cat "$dir/../../allowed" 2>/dev/null || echo 120)" ] && break
-        [ "$n" -ge 120 ] && break
     done
+    sleep 0.05 9>&-
+    event "\"kind\":\"metric\",\"step\":$n,\"total_steps\":120,\"epoch\":$(echo "$n" | awk '{ print $1 / 40 }'),\"values\":{$value}"
+    echo "line $n"
+    [ $((n % 40)) -eq 0 ] && event "\"kind\":\"checkpoint\",\"step\":$n,\"dir\":\"checkpoint-$n\""
+    [ $((n % 40)) -eq 0 ] && event "\"kind\":\"sample\",\"step\":$n,\"prompt\":\"My invoice is wrong.\",\"text\":\"I am sorry. Which number stands at its top? (after $n)\""
 done <<LINES
 $(values)
 LINES
