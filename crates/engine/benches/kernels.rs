@@ -12,9 +12,10 @@ use engine::error::Result;
 use engine::model::linear::add;
 use engine::ops::activation::Gate;
 use engine::ops::attention::Attention;
+use engine::ops::bf16;
 use engine::ops::embedding;
 use engine::ops::head::{Head, WeightGrad};
-use engine::ops::matmul::{self, Into};
+use engine::ops::matmul::{self, Into, Precision};
 use engine::ops::matrix::Matrix;
 use engine::ops::rms_norm::RmsNorm;
 use engine::ops::rope::{Angles, Direction};
@@ -38,6 +39,8 @@ const ATTENTION: Attention =
     Attention { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None, softcap: None };
 const NORM: RmsNorm = RmsNorm { eps: 1e-5, offset: 0.0 };
 
+const EXACT: Precision = Precision::F32;
+
 /// Seconds of one call, by operation: of the kernel and of the composed form.
 type Times = BTreeMap<String, [f64; 2]>;
 
@@ -53,6 +56,7 @@ fn main() -> Result<()> {
     norms_and_gates(&mut bench)?;
     attention(&mut bench)?;
     products(&mut bench)?;
+    bf16_products(&mut bench)?;
     packed_products(&mut bench)?;
     head_and_embedding(&mut bench)?;
     adamw(&mut bench)?;
@@ -148,14 +152,40 @@ fn attention(bench: &mut Bench) -> Result<()> {
 fn products(bench: &mut Bench) -> Result<()> {
     let (x, w, dy) = (random(1, T, D)?, random(2, I, D)?, random(3, T, I)?);
     let mut dw = random(4, I, D)?;
-    bench.both("linear forward", || matmul::forward(&x, &w).map(drop));
-    bench.both("linear input gradient", || matmul::input_grad(None, 1.0, &dy, &w).map(drop));
-    bench.both("linear weight gradient", || matmul::weight_grad(&mut dw, Into::Add, 1.0, &dy, &x));
+    bench.both("linear forward", || matmul::forward(EXACT, &x, &w).map(drop));
+    bench.both("linear input gradient", || matmul::input_grad(EXACT, None, 1.0, &dy, &w).map(drop));
+    bench.both("linear weight gradient", || {
+        matmul::weight_grad(EXACT, &mut dw, Into::Add, 1.0, &dy, &x)
+    });
     let (a, b) = (random(5, 8, D)?, random(6, I, 8)?);
     bench.both("lora beside a linear", || {
-        let u = matmul::forward(&x, &a)?;
-        matmul::forward_add(matmul::forward(&x, &w)?, 2.0, &u, &b).map(drop)
+        let u = matmul::forward(EXACT, &x, &a)?;
+        matmul::forward_add(EXACT, matmul::forward(EXACT, &x, &w)?, 2.0, &u, &b).map(drop)
     });
+    Ok(())
+}
+
+/// Beside the f32 product, where the CPU has a unit for bf16.
+fn bf16_products(bench: &mut Bench) -> Result<()> {
+    if !bf16::available() {
+        return Ok(());
+    }
+    for (i, o) in [(D, D), (D, D / 3), (D, I), (I, D), (D, 8), (8, I)] {
+        let (x, w, dy) = (random(1, T, i)?, random(2, o, i)?, random(3, T, o)?);
+        let mut dw = random(4, o, i)?;
+        for (place, name, p) in [(0, "bf16", Precision::Bf16), (1, "f32", EXACT)] {
+            let shape = format!("{i} to {o}, bf16 beside f32");
+            let forward = format!("forward {shape}");
+            bench.one(&forward, name, place, &mut || matmul::forward(p, &x, &w).map(drop));
+            let back = format!("input gradient {shape}");
+            bench.one(&back, name, place, &mut || {
+                matmul::input_grad(p, None, 1.0, &dy, &w).map(drop)
+            });
+            bench.one(&format!("weight gradient {shape}"), name, place, &mut || {
+                matmul::weight_grad(p, &mut dw, Into::Add, 1.0, &dy, &x)
+            });
+        }
+    }
     Ok(())
 }
 
@@ -175,12 +205,13 @@ fn packed_products(bench: &mut Bench) -> Result<()> {
             Ok::<_, engine::error::Error>(Tensor::from_vec(values, (I, D), &Device::Cpu)?)
         };
         let forward = format!("{name} forward");
-        bench.one(&forward, "kernel", 0, &mut || packed.forward(&x).map(drop));
-        bench.one(&forward, "unpack whole", 1, &mut || whole(&packed)?.forward(&x).map(drop));
+        bench.one(&forward, "kernel", 0, &mut || packed.forward(EXACT, &x).map(drop));
+        bench
+            .one(&forward, "unpack whole", 1, &mut || whole(&packed)?.forward(EXACT, &x).map(drop));
         let back = format!("{name} input gradient");
-        bench.one(&back, "kernel", 0, &mut || packed.input_grad(None, 1.0, &dy).map(drop));
+        bench.one(&back, "kernel", 0, &mut || packed.input_grad(EXACT, None, 1.0, &dy).map(drop));
         bench.one(&back, "unpack whole", 1, &mut || {
-            whole(&packed)?.input_grad(None, 1.0, &dy).map(drop)
+            whole(&packed)?.input_grad(EXACT, None, 1.0, &dy).map(drop)
         });
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::flops::{self, Cost, Product, Shape};
 use crate::observer::Observer;
-use crate::ops::matmul::{self, Into};
+use crate::ops::matmul::{self, Into, Precision};
 use crate::plan::EpochOrder;
 use crate::prepare::{Prepared, Surroundings};
 use crate::tensor::from_vec;
@@ -48,6 +48,8 @@ pub struct Bench {
     pub threads: usize,
     /// Parameters that are trained, and all.
     pub params: (u64, u64),
+    /// What products were computed in.
+    pub precision: Precision,
 }
 
 impl Bench {
@@ -74,7 +76,7 @@ impl Bench {
         around: &Surroundings,
         io: &mut dyn Observer,
     ) -> Result<f64> {
-        around.install(config, |_| ceiling(&self.shapes, io))
+        around.install(config, |_| ceiling(&self.shapes, self.precision, io))
     }
 
     fn seconds(&self) -> f64 {
@@ -127,7 +129,8 @@ fn measure(
         measured.push(Step { tokens: step.tokens, seconds, flops, loss: step.loss });
     }
     let params = run.prepared.decoder.params.counts();
-    Ok(Bench { start_s, steps: measured, shapes, threads, params })
+    let precision = run.prepared.decoder.params.precision;
+    Ok(Bench { start_s, steps: measured, shapes, threads, params, precision })
 }
 
 /// The costs of the next step's micro-batches.
@@ -141,7 +144,11 @@ fn costs(run: &mut Run<'_>, order: &mut EpochOrder, io: &mut dyn Observer) -> Re
 
 /// Operations a second of these products, each as often as it was counted. Token counts are
 /// rounded to one of a few, which keeps the measurement short.
-fn ceiling(shapes: &BTreeMap<Shape, u64>, io: &mut dyn Observer) -> Result<f64> {
+fn ceiling(
+    shapes: &BTreeMap<Shape, u64>,
+    precision: Precision,
+    io: &mut dyn Observer,
+) -> Result<f64> {
     let mut rounded: BTreeMap<Shape, f64> = BTreeMap::new();
     for (shape, count) in shapes {
         let tokens = shape.tokens.next_multiple_of(128).max(128);
@@ -150,13 +157,13 @@ fn ceiling(shapes: &BTreeMap<Shape, u64>, io: &mut dyn Observer) -> Result<f64> 
     let (mut flops, mut seconds) = (0.0, 0.0);
     for (shape, weight) in rounded {
         flops += weight;
-        seconds += weight / shape.flops().max(1.0) * fastest(shape, io)?;
+        seconds += weight / shape.flops().max(1.0) * fastest(shape, precision, io)?;
     }
     Ok(flops / f64::max(seconds, 1e-12))
 }
 
 /// Seconds of the fastest of a few runs of one product.
-fn fastest(shape: Shape, io: &dyn Observer) -> Result<f64> {
+fn fastest(shape: Shape, precision: Precision, io: &dyn Observer) -> Result<f64> {
     let Shape { product, tokens, inputs, outputs } = shape;
     let matrix = |rows: usize, cols: usize| from_vec(vec![0.5f32; rows * cols], (rows, cols));
     let (x, w, y) = (matrix(tokens, inputs)?, matrix(outputs, inputs)?, matrix(tokens, outputs)?);
@@ -165,9 +172,11 @@ fn fastest(shape: Shape, io: &dyn Observer) -> Result<f64> {
     for _ in 0..REPEATS {
         let at = io.elapsed_s();
         match product {
-            Product::Forward => drop(matmul::forward(&x, &w)?),
-            Product::InputGrad => drop(matmul::input_grad(None, 1.0, &y, &w)?),
-            Product::WeightGrad => matmul::weight_grad(&mut dw, Into::Overwrite, 1.0, &y, &x)?,
+            Product::Forward => drop(matmul::forward(precision, &x, &w)?),
+            Product::InputGrad => drop(matmul::input_grad(precision, None, 1.0, &y, &w)?),
+            Product::WeightGrad => {
+                matmul::weight_grad(precision, &mut dw, Into::Overwrite, 1.0, &y, &x)?
+            }
         }
         best = best.min(io.elapsed_s() - at);
     }

@@ -11,6 +11,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod bf16;
 pub mod embedding;
 pub mod head;
 pub mod matmul;

@@ -21,7 +21,7 @@ use engine::model::quantise::{Plan, Quantised, Target};
 use engine::model::save::{SaveOptions, save_model};
 use engine::model::store::{Grads, Role};
 use engine::model::weights::{Dtype, WeightData, Weights, read_folder_quantised};
-use engine::ops::matmul;
+use engine::ops::matmul::{self, Precision};
 use engine::ops::matrix::Matrix;
 use engine::quant::{Format, FourBit, FourBitBuilder, Packed, Q8Builder};
 use engine::tensor::{from_vec, view};
@@ -111,22 +111,28 @@ fn products_are_those_of_the_unpacked_weight() {
         for packed in every_format(o, d) {
             let what = format!("{packed:?} x {t}");
             let plain = from_vec(unpack(&packed), (o, d)).unwrap();
-            same(&packed.forward(&x).unwrap(), &matmul::forward(&x, &plain).unwrap(), &what);
-            let add = |w: &dyn Matrix| w.input_grad(Some(start.copy().unwrap()), 0.5, &dy).unwrap();
+            same(
+                &packed.forward(Precision::F32, &x).unwrap(),
+                &matmul::forward(Precision::F32, &x, &plain).unwrap(),
+                &what,
+            );
+            let add = |w: &dyn Matrix| {
+                w.input_grad(Precision::F32, Some(start.copy().unwrap()), 0.5, &dy).unwrap()
+            };
             same(&add(&packed), &add(&plain), &what);
             same(
-                &packed.input_grad(None, 1.0, &dy).unwrap(),
-                &plain.input_grad(None, 1.0, &dy).unwrap(),
+                &packed.input_grad(Precision::F32, None, 1.0, &dy).unwrap(),
+                &plain.input_grad(Precision::F32, None, 1.0, &dy).unwrap(),
                 &what,
             );
             let ids = [o as u32 - 1, 0, 3];
             let (a, b) = (packed.rows(&ids, 1.5).unwrap(), plain.rows(&ids, 1.5).unwrap());
             assert_eq!(*view(&a).unwrap(), *view(&b).unwrap());
             assert_eq!(packed.row_squares().unwrap(), plain.row_squares().unwrap());
-            let y = |w: &dyn Matrix| w.forward_add(dy.copy().unwrap(), &x).unwrap();
+            let y = |w: &dyn Matrix| w.forward_add(Precision::F32, dy.copy().unwrap(), &x).unwrap();
             same(&y(&packed), &y(&plain), &what);
             assert!(packed.rows(&[o as u32], 1.0).is_err());
-            assert!(packed.forward(&dy).is_err() || o == d);
+            assert!(packed.forward(Precision::F32, &dy).is_err() || o == d);
         }
     }
 }

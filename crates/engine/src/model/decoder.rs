@@ -23,6 +23,7 @@ use crate::ops::activation::Gate;
 use crate::ops::attention::Attention;
 use crate::ops::embedding;
 use crate::ops::head::{Head, Loss, Objective, WeightGrad, gather_rows, scatter_rows};
+use crate::ops::matmul::Precision;
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Angles;
 use crate::quant::Packed;
@@ -233,6 +234,12 @@ impl Decoder {
             embedding::backward(table, &batch.ids, factor, &dx_td)?;
         }
         Ok(loss)
+    }
+
+    /// Decides what products round their operands to.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.params.precision = precision;
+        self.head.precision = precision;
     }
 
     /// Loss of a micro-batch, row by row.

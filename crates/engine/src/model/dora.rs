@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::linear::{self, Linear, Lora, Mode, add, add_row};
 use super::store::{Grads, ParamId, Params};
 use crate::error::Result;
-use crate::ops::matmul;
+use crate::ops::matmul::{self, Precision};
 use crate::ops::matrix::Matrix;
 use crate::simd::with_simd;
 use crate::tensor::{from_vec, on_host, update, view};
@@ -95,8 +95,9 @@ fn norms(
     scale: f32,
 ) -> Result<Vec<f32>> {
     let here = |t: Tensor| t.to_device(&Device::Cpu);
-    let p_ro = here(w_od.forward(a_rd)?)?;
-    let h_or = here(matmul::forward(b_or, &matmul::forward(a_rd, a_rd)?)?)?;
+    let product = |x: &Tensor, w: &Tensor| matmul::forward(Precision::F32, x, w);
+    let p_ro = here(w_od.forward(Precision::F32, a_rd)?)?;
+    let h_or = here(product(b_or, &product(a_rd, a_rd)?)?)?;
     let b_or = here(b_or.clone())?;
     let (o, r) = b_or.dims2()?;
     let (p, h, b) = (view(&p_ro)?, view(&h_or)?, view(&b_or)?);
@@ -120,15 +121,15 @@ pub(super) fn forward(
     mode: Mode,
 ) -> Result<(Tensor, linear::Saved)> {
     let (w, a, b) = (params.matrix(linear.weight), params.value(lora.a), params.value(lora.b));
-    let dropped = lora.drop(x_td, mode)?;
+    let (p, dropped) = (params.precision, lora.drop(x_td, mode)?);
     let x = dropped.as_ref().unwrap_or(x_td);
-    let u = matmul::forward(x, a)?;
-    let z = w.forward(x)?;
-    let z_to = matmul::forward_add(z, lora.scale, &u, b)?;
+    let u = matmul::forward(p, x, a)?;
+    let z = w.forward(p, x)?;
+    let z_to = matmul::forward_add(p, z, lora.scale, &u, b)?;
     let norm_o = norms(&dora.base_sq, w, a, b, lora.scale)?;
     let mut y = scaled(&z_to, &dora.factors(params, &norm_o)?)?;
     if dropped.is_some() {
-        y = w.forward_add(y, &(x_td - x)?)?;
+        y = w.forward_add(p, y, &(x_td - x)?)?;
     }
     if let Some(bias) = linear.bias {
         y = add_row(y, params.value(bias))?;
@@ -153,26 +154,27 @@ pub(super) fn backward(
     if let Some(dm) = grads.summed(dora.magnitude, params.value(dora.magnitude))? {
         add_magnitude_grad(dm, dy_to, saved)?;
     }
+    let p = params.precision;
     let dz = scaled(dy_to, &dora.factors(params, &saved.norm_o)?)?;
     if let Some((db, into)) = grads.slot(lora.b, b)? {
-        matmul::weight_grad(db, into, lora.scale, &dz, u_tr)?;
+        matmul::weight_grad(p, db, into, lora.scale, &dz, u_tr)?;
     }
-    let du = matmul::input_grad(None, lora.scale, &dz, b)?;
+    let du = matmul::input_grad(p, None, lora.scale, &dz, b)?;
     if let Some((da, into)) = grads.slot(lora.a, a)? {
         let dropped = lora.drop(x_td, mode)?;
-        matmul::weight_grad(da, into, 1.0, &du, dropped.as_ref().unwrap_or(x_td))?;
+        matmul::weight_grad(p, da, into, 1.0, &du, dropped.as_ref().unwrap_or(x_td))?;
     }
     if !want_dx {
         return Ok(dx_td);
     }
     if !lora.drops(mode) {
-        let dx = w.input_grad(dx_td, 1.0, &dz)?;
-        return Ok(Some(matmul::input_grad(Some(dx), 1.0, &du, a)?));
+        let dx = w.input_grad(p, dx_td, 1.0, &dz)?;
+        return Ok(Some(matmul::input_grad(p, Some(dx), 1.0, &du, a)?));
     }
-    let through = w.input_grad(None, 1.0, &(&dz - dy_to)?)?;
-    let through = matmul::input_grad(Some(through), 1.0, &du, a)?;
+    let through = w.input_grad(p, None, 1.0, &(&dz - dy_to)?)?;
+    let through = matmul::input_grad(p, Some(through), 1.0, &du, a)?;
     let masked = lora.drop(&through, mode)?.unwrap_or(through);
-    let dx = w.input_grad(dx_td, 1.0, dy_to)?;
+    let dx = w.input_grad(p, dx_td, 1.0, dy_to)?;
     Ok(Some(add(dx, &masked)?))
 }
 
@@ -297,7 +299,8 @@ mod tests {
         let delta = (v("b").matmul(v("a")).unwrap() * f64::from(SCALE)).unwrap();
         let merged = (v("w") + delta).unwrap();
         merge(&merged, v("m")).unwrap();
-        let again = matmul::forward(&x, &merged).unwrap().broadcast_add(v("bias")).unwrap();
+        let again =
+            matmul::forward(Precision::F32, &x, &merged).unwrap().broadcast_add(v("bias")).unwrap();
         close(&again, &y, 1e-5);
     }
 

@@ -34,7 +34,7 @@ impl EmbedLora {
     /// When an id lies outside the table.
     pub fn forward(&self, params: &Params, ids: &[u32], factor: f32, y: Tensor) -> Result<Tensor> {
         let u = columns(params.value(self.a), ids)?;
-        matmul::forward_add(y, self.scale * factor, &u, params.value(self.b))
+        matmul::forward_add(params.precision, y, self.scale * factor, &u, params.value(self.b))
     }
 
     /// Adds the gradients of a and b.
@@ -52,10 +52,10 @@ impl EmbedLora {
         let (a, b) = (params.value(self.a), params.value(self.b));
         let scale = self.scale * factor;
         if let Some((db, into)) = grads.slot(self.b, b)? {
-            matmul::weight_grad(db, into, scale, dy_td, &columns(a, ids)?)?;
+            matmul::weight_grad(params.precision, db, into, scale, dy_td, &columns(a, ids)?)?;
         }
         if let Some(da) = grads.summed(self.a, a)? {
-            add_columns(da, ids, &matmul::input_grad(None, scale, dy_td, b)?)?;
+            add_columns(da, ids, &matmul::input_grad(params.precision, None, scale, dy_td, b)?)?;
         }
         Ok(())
     }
@@ -66,7 +66,8 @@ impl EmbedLora {
     /// When a product fails.
     pub fn merge(&self, params: &Params, table_vd: &mut Tensor) -> Result<()> {
         let b_rd = params.value(self.b).t()?.contiguous()?;
-        matmul::weight_grad(table_vd, matmul::Into::Add, self.scale, params.value(self.a), &b_rd)
+        let (exact, into) = (matmul::Precision::F32, matmul::Into::Add);
+        matmul::weight_grad(exact, table_vd, into, self.scale, params.value(self.a), &b_rd)
     }
 }
 

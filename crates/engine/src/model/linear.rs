@@ -74,16 +74,16 @@ impl Linear {
         if let Some((lora, dora)) = self.dora() {
             return dora::forward(self, lora, dora, params, x_td, mode);
         }
-        let mut y = params.matrix(self.weight).forward(x_td)?;
+        let mut y = params.matrix(self.weight).forward(params.precision, x_td)?;
         if let Some(bias) = self.bias {
             y = add_row(y, params.value(bias))?;
         }
         let Some(lora) = &self.lora else {
             return Ok((y, Saved::default()));
         };
-        let dropped = lora.drop(x_td, mode)?;
-        let u = matmul::forward(dropped.as_ref().unwrap_or(x_td), params.value(lora.a))?;
-        let y = matmul::forward_add(y, lora.scale, &u, params.value(lora.b))?;
+        let (p, dropped) = (params.precision, lora.drop(x_td, mode)?);
+        let u = matmul::forward(p, dropped.as_ref().unwrap_or(x_td), params.value(lora.a))?;
+        let y = matmul::forward_add(p, y, lora.scale, &u, params.value(lora.b))?;
         Ok((y, Saved { u_tr: Some(u), dora: None }))
     }
 
@@ -127,7 +127,7 @@ impl Linear {
     ) -> Result<Option<Tensor>> {
         let x_td = || x_td.ok_or_else(|| Error::Internal("a layer's input was not kept".into()));
         if let Some((dw, into)) = grads.slot(self.weight, params.value(self.weight))? {
-            matmul::weight_grad(dw, into, 1.0, dy_to, x_td()?)?;
+            matmul::weight_grad(params.precision, dw, into, 1.0, dy_to, x_td()?)?;
         }
         if let Some(bias) = self.bias
             && let Some(db) = grads.summed(bias, params.value(bias))?
@@ -150,7 +150,7 @@ impl Linear {
         }
         let mut dx = dx_td;
         if want_dx {
-            dx = Some(params.matrix(self.weight).input_grad(dx, 1.0, dy_to)?);
+            dx = Some(params.matrix(self.weight).input_grad(params.precision, dx, 1.0, dy_to)?);
         }
         if let (Some(lora), Some(u)) = (&self.lora, &saved.u_tr) {
             dx = lora.backward(params, grads, x_td()?, u, dy_to, dx, want_dx, mode)?;
@@ -172,22 +172,22 @@ impl Lora {
         want_dx: bool,
         mode: Mode,
     ) -> Result<Option<Tensor>> {
-        let (a, b) = (params.value(self.a), params.value(self.b));
+        let (p, a, b) = (params.precision, params.value(self.a), params.value(self.b));
         if let Some((db, into)) = grads.slot(self.b, b)? {
-            matmul::weight_grad(db, into, self.scale, dy_to, u_tr)?;
+            matmul::weight_grad(p, db, into, self.scale, dy_to, u_tr)?;
         }
-        let du = matmul::input_grad(None, self.scale, dy_to, b)?;
+        let du = matmul::input_grad(p, None, self.scale, dy_to, b)?;
         if let Some((da, into)) = grads.slot(self.a, a)? {
             let dropped = self.drop(x_td, mode)?;
-            matmul::weight_grad(da, into, 1.0, &du, dropped.as_ref().unwrap_or(x_td))?;
+            matmul::weight_grad(p, da, into, 1.0, &du, dropped.as_ref().unwrap_or(x_td))?;
         }
         if !want_dx {
             return Ok(dx_td);
         }
         if !self.drops(mode) {
-            return Ok(Some(matmul::input_grad(dx_td, 1.0, &du, a)?));
+            return Ok(Some(matmul::input_grad(p, dx_td, 1.0, &du, a)?));
         }
-        let through = matmul::input_grad(None, 1.0, &du, a)?;
+        let through = matmul::input_grad(p, None, 1.0, &du, a)?;
         let masked = self.drop(&through, mode)?.unwrap_or(through);
         Ok(Some(match dx_td {
             Some(dx) => add(dx, &masked)?,

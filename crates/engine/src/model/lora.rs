@@ -229,6 +229,7 @@ pub fn merge(decoder: &mut Decoder) -> Result<()> {
             let mut w = decoder.params.value(linear.weight).clone();
             let b_t = b.t()?.contiguous()?;
             crate::ops::matmul::weight_grad(
+                crate::ops::matmul::Precision::F32,
                 &mut w,
                 crate::ops::matmul::Into::Add,
                 lora.scale,

@@ -20,7 +20,7 @@ use super::lora::{Init, LoraConfig, PREFIX, Part, adapters};
 use super::weights::{Data, Dtype};
 use crate::error::{Error, Result};
 use crate::linalg;
-use crate::ops::matmul::{self, Into};
+use crate::ops::matmul::{self, Into, Precision};
 use crate::tensor::from_vec;
 
 /// The folder with the first matrices, in the run's folder.
@@ -146,7 +146,7 @@ impl Initial {
         for (part, weight) in self.0.iter().zip(weights) {
             let mut w = decoder.params.value(weight).clone();
             let b_t = part.b.t()?.contiguous()?;
-            matmul::weight_grad(&mut w, Into::Add, -scale, &b_t, &part.a)?;
+            matmul::weight_grad(Precision::F32, &mut w, Into::Add, -scale, &b_t, &part.a)?;
         }
         for block in &mut decoder.blocks {
             for (_, linear) in block.linears_mut() {

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 
 use super::entries::Entries;
 use crate::error::{Error, Result};
-use crate::ops::matmul::Into;
+use crate::ops::matmul::{Into, Precision};
 use crate::ops::matrix::Matrix;
 use crate::quant::Packed;
 use crate::tensor::{on_host, update, zeros};
@@ -62,6 +62,8 @@ pub struct Param {
 /// All parameters in order.
 #[derive(Clone, Debug, Default)]
 pub struct Params {
+    /// What products with them round their operands to.
+    pub precision: Precision,
     list: Vec<Param>,
 }
 
@@ -162,7 +164,7 @@ impl Params {
 
 impl From<Vec<Param>> for Params {
     fn from(list: Vec<Param>) -> Self {
-        Self { list }
+        Self { precision: Precision::F32, list }
     }
 }
 

@@ -10,7 +10,7 @@ use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::ops::matmul::{self, Into};
+use crate::ops::matmul::{self, Into, Precision};
 use crate::ops::matrix::Matrix;
 use crate::simd::{exp, max, sum, tanh, with_simd};
 use crate::tensor::{from_vec, on_host, update, view};
@@ -25,6 +25,8 @@ pub struct Head {
     pub softcap: Option<f32>,
     /// What is minimised.
     pub objective: Objective,
+    /// What its products' operands are rounded to.
+    pub precision: Precision,
 }
 
 /// What a labelled token costs.
@@ -119,9 +121,9 @@ impl Head {
             total.sum += loss.sum;
             total.plain += loss.plain;
             total.correct += loss.correct;
-            dh.push(w_vd.input_grad(None, 1.0, &dz)?);
+            dh.push(w_vd.input_grad(self.precision, None, 1.0, &dz)?);
             if let WeightGrad::To(grad, into) = &mut dw {
-                matmul::weight_grad(grad, *into, 1.0, &dz, &h)?;
+                matmul::weight_grad(self.precision, grad, *into, 1.0, &dz, &h)?;
                 *into = Into::Add;
             }
         }
@@ -138,7 +140,7 @@ impl Head {
     /// # Errors
     /// When the shapes do not fit.
     pub fn logits(&self, h_nd: &Tensor, w_vd: &dyn Matrix) -> Result<Tensor> {
-        let z = w_vd.forward(h_nd)?;
+        let z = w_vd.forward(self.precision, h_nd)?;
         let Some(cap) = self.softcap else {
             return Ok(z);
         };
@@ -354,7 +356,7 @@ mod tests {
     fn loss_and_gradients_match_composed_and_finite_differences() {
         for (n, d, v, softcap) in [(1, 4, 5, None), (40, 16, 300, None), (7, 8, 33, Some(4.0))] {
             for objective in OBJECTIVES {
-                check(&Head { softcap, objective }, n, d, v);
+                check(&Head { softcap, objective, ..Head::default() }, n, d, v);
             }
         }
     }
@@ -405,12 +407,12 @@ mod tests {
             // 1.40760596 * e^-1.40760596
             1.407_605_964_4 * 0.244_728_471_1,
         ]) {
-            let head = Head { softcap: None, objective };
+            let head = Head { objective, ..Head::default() };
             let loss = head.loss(&z, &identity, &[1]).unwrap();
             assert!((loss.sum - cost).abs() < 1e-6, "{objective:?}: {}", loss.sum);
             assert!((loss.plain - 1.407_605_964_4).abs() < 1e-6);
         }
-        let head = Head { softcap: None, objective: Objective::Smoothed(0.3) };
+        let head = Head { objective: Objective::Smoothed(0.3), ..Head::default() };
         let loss = head.loss(&z, &identity, &[0]).unwrap();
         assert!((loss.sum - (0.7 * 2.407_605_964_4 + 0.3 * 1.407_605_964_4)).abs() < 1e-6);
     }

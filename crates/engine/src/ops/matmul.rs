@@ -1,13 +1,15 @@
-//! The three products of a linear layer, f32, on strided slices through the gemm crate.
+//! The three products of a linear layer, on strided slices: f32 ones through the gemm crate.
 //!
 //! Weights are stored as Hugging Face stores them, `w_od` = [out, in]:
 //! forward `y_to = x_td w_odᵀ`, input gradient `dx_td = dy_to w_od`, weight gradient
 //! `dw_od += dy_toᵀ x_td`. Transposes are strides, never copies; accumulation happens inside the
 //! product. gemm splits over rows and columns only, so results do not depend on the thread count.
+//! With [`Precision::Bf16`] the operands are rounded and go through [`super::bf16`].
 
 use candle_core::Tensor;
 use gemm::Parallelism;
 
+use super::bf16::{self, Lanes};
 use crate::error::{Error, Result};
 use crate::tensor::{from_vec, on_host, update, view};
 
@@ -18,6 +20,27 @@ pub enum Into {
     Overwrite,
     /// Adds to it.
     Add,
+}
+
+/// What the operands of products are rounded to. Sums and results are f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Nothing: they are f32.
+    #[default]
+    F32,
+    /// bfloat16, where the CPU multiplies it faster ([`bf16::available`]).
+    Bf16,
+}
+
+/// Rows of x below which a product waits for memory, not for arithmetic: rounding would only cost.
+const FEW: usize = 8;
+
+impl Precision {
+    /// What a product over `t` tokens is computed in.
+    #[must_use]
+    pub fn over(self, t: usize) -> Self {
+        if t < FEW { Self::F32 } else { self }
+    }
 }
 
 /// A matrix inside a slice: `rows` x `cols` with element strides.
@@ -49,6 +72,30 @@ impl<'a> Mat<'a> {
         }
     }
 
+    /// Rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements from a row to the next, and from a column to the next.
+    #[must_use]
+    pub fn strides(&self) -> (usize, usize) {
+        (self.row_stride, self.col_stride)
+    }
+
+    /// The slice from an element on; empty beyond its end.
+    #[must_use]
+    pub fn from(&self, row: usize, col: usize) -> &'a [f32] {
+        self.data.get(row * self.row_stride + col * self.col_stride..).unwrap_or(&[])
+    }
+
     fn last(&self) -> usize {
         (self.rows.max(1) - 1) * self.row_stride + (self.cols.max(1) - 1) * self.col_stride
     }
@@ -75,7 +122,7 @@ pub fn gemm(
 }
 
 /// `scale * a b`, row-major. The memory is not cleared first: it is the largest that a layer takes.
-fn product(scale: f32, a: Mat<'_>, b: Mat<'_>, threads: Parallelism) -> Vec<f32> {
+fn product(precision: Precision, scale: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     let (rows, cols) = (a.rows, b.cols);
     if a.cols == 0 {
         return vec![0.0; rows * cols];
@@ -85,10 +132,65 @@ fn product(scale: f32, a: Mat<'_>, b: Mat<'_>, threads: Parallelism) -> Vec<f32>
     // SAFETY: the allocation holds `rows * cols` numbers, and a product that overwrites writes each of
     // them and reads none.
     unsafe {
-        gemm_raw(out.as_mut_ptr(), rows * cols, cols, Into::Overwrite, scale, a, b, threads);
+        let dst = out.as_mut_ptr();
+        product_raw(precision, dst, rows * cols, cols, Into::Overwrite, scale, a, b);
         out.set_len(rows * cols);
     }
     out
+}
+
+/// `dst (+)= scale * a b` with rows one after the other.
+fn product_into(
+    precision: Precision,
+    dst: &mut [f32],
+    into: Into,
+    scale: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+) {
+    #[expect(unsafe_code, reason = "the kernels take raw pointers")]
+    // SAFETY: `dst` is exclusively borrowed and as long as said.
+    unsafe {
+        product_raw(precision, dst.as_mut_ptr(), dst.len(), b.cols, into, scale, a, b);
+    }
+}
+
+/// # Safety
+/// As [`gemm_raw`].
+#[expect(clippy::too_many_arguments, reason = "a product's operands")]
+#[expect(unsafe_code, reason = "the kernels take raw pointers")]
+unsafe fn product_raw(
+    precision: Precision,
+    dst: *mut f32,
+    len: usize,
+    dst_stride: usize,
+    into: Into,
+    scale: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+) {
+    let threads = pool(2 * a.rows * a.cols * b.cols);
+    if precision == Precision::F32 {
+        // SAFETY: the caller's promise.
+        return unsafe { gemm_raw(dst, len, dst_stride, into, scale, a, b, threads) };
+    }
+    fits(len, dst_stride, &a, &b);
+    // SAFETY: the caller's promise, and the destination was found long enough.
+    unsafe {
+        bf16::product(dst, dst_stride, into, &Lanes::rows(a, scale), &Lanes::columns(b));
+    }
+}
+
+/// # Panics
+/// When the shapes do not fit or a matrix reaches past its slice: a bug in the calling kernel.
+fn fits(len: usize, dst_stride: usize, a: &Mat<'_>, b: &Mat<'_>) {
+    assert_eq!(a.cols, b.rows, "gemm: inner dimensions differ");
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!((m - 1) * dst_stride + n <= len, "gemm: destination too short");
+    assert!(k == 0 || (a.last() < a.data.len() && b.last() < b.data.len()), "gemm: operand short");
 }
 
 /// As [`gemm`] on this thread alone, for a destination inside a matrix that other threads write too:
@@ -126,18 +228,16 @@ unsafe fn gemm_raw(
     b: Mat<'_>,
     threads: Parallelism,
 ) {
+    fits(len, dst_stride, &a, &b);
     let (m, n, k) = (a.rows, b.cols, a.cols);
-    assert_eq!(a.cols, b.rows, "gemm: inner dimensions differ");
     if m == 0 || n == 0 {
         return;
     }
-    assert!((m - 1) * dst_stride + n <= len, "gemm: destination too short");
-    assert!(k == 0 || (a.last() < a.data.len() && b.last() < b.data.len()), "gemm: operand short");
     let (read_dst, alpha) = match into {
         Into::Overwrite => (false, 0.0),
         Into::Add => (true, 1.0),
     };
-    // SAFETY: the asserts above keep every access of the three strided matrices inside their slices,
+    // SAFETY: `fits` keeps every access of the three strided matrices inside their slices,
     // nobody else uses the destination (the caller's promise), and f32 has no invalid bit patterns.
     unsafe {
         gemm::gemm(
@@ -178,7 +278,7 @@ pub fn pool(flops: usize) -> Parallelism {
 ///
 /// # Errors
 /// When the inner dimensions differ.
-pub fn forward(x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
+pub fn forward(precision: Precision, x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
     let ((t, d), (o, d_w)) = (x_td.dims2()?, w_od.dims2()?);
     same("input features", d, d_w)?;
     if !on_host(x_td) {
@@ -186,14 +286,20 @@ pub fn forward(x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
     }
     let (x, w) = (view(x_td)?, view(w_od)?);
     let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
-    from_vec(product(1.0, a, b, pool(2 * t * o * d)), (t, o))
+    from_vec(product(precision.over(t), 1.0, a, b), (t, o))
 }
 
 /// `y_to += scale * x_td w_odᵀ`, returning `y_to`.
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn forward_add(y_to: Tensor, scale: f32, x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
+pub fn forward_add(
+    precision: Precision,
+    y_to: Tensor,
+    scale: f32,
+    x_td: &Tensor,
+    w_od: &Tensor,
+) -> Result<Tensor> {
     let ((t, d), (o, d_w)) = (x_td.dims2()?, w_od.dims2()?);
     same("input features", d, d_w)?;
     if !on_host(x_td) {
@@ -202,7 +308,7 @@ pub fn forward_add(y_to: Tensor, scale: f32, x_td: &Tensor, w_od: &Tensor) -> Re
     }
     let (x, w) = (view(x_td)?, view(w_od)?);
     let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
-    update(&y_to, |y| gemm(y, o, Into::Add, scale, a, b, pool(2 * t * o * d)))?;
+    update(&y_to, |y| product_into(precision.over(t), y, Into::Add, scale, a, b))?;
     Ok(y_to)
 }
 
@@ -211,6 +317,7 @@ pub fn forward_add(y_to: Tensor, scale: f32, x_td: &Tensor, w_od: &Tensor) -> Re
 /// # Errors
 /// When the shapes do not fit.
 pub fn input_grad(
+    precision: Precision,
     dx_td: Option<Tensor>,
     scale: f32,
     dy_to: &Tensor,
@@ -227,12 +334,12 @@ pub fn input_grad(
     }
     let (dy, w) = (view(dy_to)?, view(w_od)?);
     let (a, b) = (Mat::new(&dy, t, o, o), Mat::new(&w, o, d, d));
-    let threads = pool(2 * t * o * d);
+    let precision = precision.over(t);
     if let Some(dx_td) = dx_td {
-        update(&dx_td, |dx| gemm(dx, d, Into::Add, scale, a, b, threads))?;
+        update(&dx_td, |dx| product_into(precision, dx, Into::Add, scale, a, b))?;
         return Ok(dx_td);
     }
-    from_vec(product(scale, a, b, threads), (t, d))
+    from_vec(product(precision, scale, a, b), (t, d))
 }
 
 /// `dw_od (+)= scale * dy_toᵀ x_td`, in place.
@@ -240,6 +347,7 @@ pub fn input_grad(
 /// # Errors
 /// When the shapes do not fit.
 pub fn weight_grad(
+    precision: Precision,
     dw_od: &mut Tensor,
     into: Into,
     scale: f32,
@@ -258,7 +366,7 @@ pub fn weight_grad(
     }
     let (dy, x) = (view(dy_to)?, view(x_td)?);
     let (a, b) = (Mat::new(&dy, t, o, o).t(), Mat::new(&x, t, d, d));
-    update(dw_od, |dw| gemm(dw, d, into, scale, a, b, pool(2 * t * o * d)))
+    update(dw_od, |dw| product_into(precision.over(t), dw, into, scale, a, b))
 }
 
 pub(crate) fn same(what: &str, left: usize, right: usize) -> Result<()> {
@@ -278,17 +386,25 @@ mod tests {
     fn products_match_candle() {
         for (t, d, o) in [(1, 1, 1), (3, 5, 7), (33, 64, 48), (130, 96, 257)] {
             let (x, w, dy) = (random(1, (t, d)), random(2, (o, d)), random(3, (t, o)));
-            close(&forward(&x, &w).unwrap(), &x.matmul(&w.t().unwrap()).unwrap(), 1e-5);
+            close(
+                &forward(Precision::F32, &x, &w).unwrap(),
+                &x.matmul(&w.t().unwrap()).unwrap(),
+                1e-5,
+            );
             let dx = dy.matmul(&w).unwrap();
-            close(&input_grad(None, 1.0, &dy, &w).unwrap(), &dx, 1e-5);
+            close(&input_grad(Precision::F32, None, 1.0, &dy, &w).unwrap(), &dx, 1e-5);
             let start = random(4, (t, d));
             let want = (&start + (&dx * 0.5).unwrap()).unwrap();
-            close(&input_grad(Some(start.copy().unwrap()), 0.5, &dy, &w).unwrap(), &want, 1e-5);
+            close(
+                &input_grad(Precision::F32, Some(start.copy().unwrap()), 0.5, &dy, &w).unwrap(),
+                &want,
+                1e-5,
+            );
             let dw = dy.t().unwrap().matmul(&x).unwrap();
             let mut got = random(5, (o, d));
-            weight_grad(&mut got, Into::Overwrite, 1.0, &dy, &x).unwrap();
+            weight_grad(Precision::F32, &mut got, Into::Overwrite, 1.0, &dy, &x).unwrap();
             close(&got, &dw, 1e-5);
-            weight_grad(&mut got, Into::Add, 2.0, &dy, &x).unwrap();
+            weight_grad(Precision::F32, &mut got, Into::Add, 2.0, &dy, &x).unwrap();
             close(&got, &(dw * 3.0).unwrap(), 1e-5);
         }
     }

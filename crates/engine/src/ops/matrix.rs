@@ -7,6 +7,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::matmul::Precision;
 use super::{embedding, matmul};
 use crate::error::Result;
 use crate::simd::{sum_sq, with_simd};
@@ -24,19 +25,25 @@ pub trait Matrix: Sync {
     ///
     /// # Errors
     /// When the inner dimensions differ.
-    fn forward(&self, x_td: &Tensor) -> Result<Tensor>;
+    fn forward(&self, precision: Precision, x_td: &Tensor) -> Result<Tensor>;
 
     /// `y_to += x_td wᵀ`, returning `y_to`.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    fn forward_add(&self, y_to: Tensor, x_td: &Tensor) -> Result<Tensor>;
+    fn forward_add(&self, precision: Precision, y_to: Tensor, x_td: &Tensor) -> Result<Tensor>;
 
     /// `scale * dy_to w`, added to `dx_td` where one is given, [t, in].
     ///
     /// # Errors
     /// When the shapes do not fit.
-    fn input_grad(&self, dx_td: Option<Tensor>, scale: f32, dy_to: &Tensor) -> Result<Tensor>;
+    fn input_grad(
+        &self,
+        precision: Precision,
+        dx_td: Option<Tensor>,
+        scale: f32,
+        dy_to: &Tensor,
+    ) -> Result<Tensor>;
 
     /// Rows `ids`, times `scale`, [ids, in].
     ///
@@ -56,16 +63,22 @@ impl Matrix for Tensor {
         Ok(self.dims2()?)
     }
 
-    fn forward(&self, x_td: &Tensor) -> Result<Tensor> {
-        matmul::forward(x_td, self)
+    fn forward(&self, precision: Precision, x_td: &Tensor) -> Result<Tensor> {
+        matmul::forward(precision, x_td, self)
     }
 
-    fn forward_add(&self, y_to: Tensor, x_td: &Tensor) -> Result<Tensor> {
-        matmul::forward_add(y_to, 1.0, x_td, self)
+    fn forward_add(&self, precision: Precision, y_to: Tensor, x_td: &Tensor) -> Result<Tensor> {
+        matmul::forward_add(precision, y_to, 1.0, x_td, self)
     }
 
-    fn input_grad(&self, dx_td: Option<Tensor>, scale: f32, dy_to: &Tensor) -> Result<Tensor> {
-        matmul::input_grad(dx_td, scale, dy_to, self)
+    fn input_grad(
+        &self,
+        precision: Precision,
+        dx_td: Option<Tensor>,
+        scale: f32,
+        dy_to: &Tensor,
+    ) -> Result<Tensor> {
+        matmul::input_grad(precision, dx_td, scale, dy_to, self)
     }
 
     fn rows(&self, ids: &[u32], scale: f32) -> Result<Tensor> {

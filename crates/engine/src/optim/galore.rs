@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::linalg::{Svd, svd, svd_lowrank};
 use crate::model::store::Param;
-use crate::ops::matmul::{self, Into};
+use crate::ops::matmul::{self, Into, Precision};
 use crate::optim::adamw::AdamW;
 use crate::optim::rule::{Rate, Rule, Slots, Spec};
 use crate::simd::{CHUNK, with_simd};
@@ -172,16 +172,16 @@ impl GaLore {
 /// The gradient's projection.
 fn down(grad: &Tensor, slots: &Slots, (left, right): (bool, bool)) -> Result<Tensor> {
     let rows = match left {
-        true => matmul::input_grad(None, 1.0, slots.get(LEFT)?, grad)?,
+        true => matmul::input_grad(Precision::F32, None, 1.0, slots.get(LEFT)?, grad)?,
         false => grad.clone(),
     };
-    if right { matmul::forward(&rows, slots.get(RIGHT)?) } else { Ok(rows) }
+    if right { matmul::forward(Precision::F32, &rows, slots.get(RIGHT)?) } else { Ok(rows) }
 }
 
 /// What a projected step is in full.
 fn up(step: &Tensor, slots: &Slots, (left, right): (bool, bool)) -> Result<Tensor> {
     let wide = match right {
-        true => matmul::input_grad(None, 1.0, step, slots.get(RIGHT)?)?,
+        true => matmul::input_grad(Precision::F32, None, 1.0, step, slots.get(RIGHT)?)?,
         false => step.clone(),
     };
     if !left {
@@ -189,7 +189,7 @@ fn up(step: &Tensor, slots: &Slots, (left, right): (bool, bool)) -> Result<Tenso
     }
     let ut_rm = slots.get(LEFT)?;
     let mut full = zeros((ut_rm.dims2()?.1, wide.dims2()?.1), wide.device())?;
-    matmul::weight_grad(&mut full, Into::Overwrite, 1.0, ut_rm, &wide)?;
+    matmul::weight_grad(Precision::F32, &mut full, Into::Overwrite, 1.0, ut_rm, &wide)?;
     Ok(full)
 }
 

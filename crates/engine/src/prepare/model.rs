@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use run::config::Config;
+use run::config::{Config, Half};
 use run::event::Phase;
 use run::fields::FinetuningType;
 
@@ -20,6 +20,8 @@ use crate::model::pissa::Initial;
 use crate::model::quantise::{Plan, Target};
 use crate::model::weights::{Dtype, Weights, read_folder, read_folder_quantised};
 use crate::observer::Observer;
+use crate::ops::bf16;
+use crate::ops::matmul::Precision;
 use crate::vocabulary::Resize;
 
 /// A model that is ready to train.
@@ -52,12 +54,7 @@ pub(super) fn load(
         }
         plan => plan,
     };
-    if let Some(half) = config.half().filter(|_| quantised.is_none()) {
-        // Products are f32; memory is what 16 bits save, of weights that nothing changes.
-        let what =
-            "weights that are trained or changed stay in f32, and products are computed in f32";
-        io.warn(format!("{}: {what}; it changes nothing in this run", half.name()))?;
-    }
+    let precision = precision(config, &device, quantised.is_some(), io)?;
     let whole_model = config.finetuning_type != FinetuningType::Lora;
     let old_rows = model_config.vocab_size;
     if let Some(resize) = resize.as_ref().filter(|_| whole_model && resume.is_some()) {
@@ -80,6 +77,7 @@ pub(super) fn load(
         None if weights.is_empty() => Decoder::from_scratch(model_config, config.seed, &device)?,
         None => Decoder::new(model_config, weights, &device)?,
     };
+    decoder.set_precision(precision);
     decoder.neftune = config.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
     let (mut lora, mut pissa) = (None, None);
     match config.finetuning_type {
@@ -103,6 +101,31 @@ pub(super) fn load(
         }
     }
     Ok(Loaded { decoder, lora, pissa })
+}
+
+/// What products are computed in. Only bf16 has units of its own in CPUs; where nothing of what was
+/// asked for has a use, the log says so.
+fn precision(
+    config: &Config,
+    device: &Device,
+    packed: bool,
+    io: &mut dyn Observer,
+) -> Result<Precision> {
+    let Some(half) = config.half() else {
+        return Ok(Precision::F32);
+    };
+    let kept = "weights that are trained or changed, gradients and moments stay in f32";
+    if half == Half::Bf16 && device.is_cpu() && bf16::available() {
+        let unit = bf16::unit_name();
+        io.say(format!("bf16: products of bf16 operands ({unit}) with sums in f32; {kept}."))?;
+        return Ok(Precision::Bf16);
+    }
+    if !packed {
+        // Memory is what 16 bits would save, of weights that nothing changes.
+        let what = format!("{kept}, and products are computed in f32");
+        io.warn(format!("{}: {what}; it changes nothing in this run", half.name()))?;
+    }
+    Ok(Precision::F32)
 }
 
 /// What is quantised of the base: not the modules that are trained whole, which the arguments name,

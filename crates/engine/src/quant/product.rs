@@ -7,13 +7,15 @@
 //! write columns that no other tile touches; nothing depends on the thread count.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::{Format, Packed};
 use crate::error::{Error, Result};
-use crate::ops::matmul::{Into, Mat, gemm_columns, same};
+use crate::ops::bf16::{self, Form, Grain, Lanes, Operand, Tile};
+use crate::ops::matmul::{Into, Mat, Precision, gemm_columns, same};
 use crate::ops::matrix::Matrix;
 use crate::simd::{sum_sq, with_simd};
 use crate::tensor::{from_vec, update, view};
@@ -73,7 +75,7 @@ impl Columns {
 }
 
 impl Packed {
-    fn unpack(&self, rows: std::ops::Range<usize>, from: usize, width: usize, out: &mut [f32]) {
+    fn unpack(&self, rows: Range<usize>, from: usize, width: usize, out: &mut [f32]) {
         with_simd(
             #[inline(always)]
             || self.unpack_rows(rows, from, width, out),
@@ -84,7 +86,7 @@ impl Packed {
     ///
     /// # Errors
     /// When they lie outside.
-    pub fn dequantise_rows(&self, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
+    pub fn dequantise_rows(&self, rows: Range<usize>) -> Result<Vec<f32>> {
         if rows.start > rows.end || rows.end > self.rows {
             return Err(Error::Internal(format!("rows {rows:?} of {}", self.rows)));
         }
@@ -113,12 +115,23 @@ impl Packed {
     }
 
     /// `y_to (+)= x_td wᵀ`.
-    fn product(&self, x_td: &Tensor, y: &mut [f32], into: Into) -> Result<()> {
+    fn product(
+        &self,
+        precision: Precision,
+        x_td: &Tensor,
+        y: &mut [f32],
+        into: Into,
+    ) -> Result<()> {
         let (t, d) = x_td.dims2()?;
         same("input features", d, self.cols)?;
         self.on_cpu(x_td)?;
         let x = view(x_td)?;
         let o = self.rows;
+        if precision.over(t) == Precision::Bf16 {
+            let x = Lanes::rows(Mat::new(&x, t, d, d), 1.0);
+            bf16::product_in(y, o, into, &x, &Rows(self));
+            return Ok(());
+        }
         let (columns, step) = (Columns::new(y, o), self.tile_rows());
         (0..o.div_ceil(step)).into_par_iter().for_each(|tile| {
             let rows = tile * step..o.min((tile + 1) * step);
@@ -151,19 +164,25 @@ impl Matrix for Packed {
         Ok((self.rows, self.cols))
     }
 
-    fn forward(&self, x_td: &Tensor) -> Result<Tensor> {
+    fn forward(&self, precision: Precision, x_td: &Tensor) -> Result<Tensor> {
         let mut y = vec![0f32; x_td.dim(0)? * self.rows];
-        self.product(x_td, &mut y, Into::Overwrite)?;
+        self.product(precision, x_td, &mut y, Into::Overwrite)?;
         from_vec(y, (x_td.dim(0)?, self.rows))
     }
 
-    fn forward_add(&self, y_to: Tensor, x_td: &Tensor) -> Result<Tensor> {
+    fn forward_add(&self, precision: Precision, y_to: Tensor, x_td: &Tensor) -> Result<Tensor> {
         same("output elements", y_to.elem_count(), x_td.dim(0)? * self.rows)?;
-        update(&y_to, |y| self.product(x_td, y, Into::Add))??;
+        update(&y_to, |y| self.product(precision, x_td, y, Into::Add))??;
         Ok(y_to)
     }
 
-    fn input_grad(&self, dx_td: Option<Tensor>, scale: f32, dy_to: &Tensor) -> Result<Tensor> {
+    fn input_grad(
+        &self,
+        precision: Precision,
+        dx_td: Option<Tensor>,
+        scale: f32,
+        dy_to: &Tensor,
+    ) -> Result<Tensor> {
         let (t, o) = dy_to.dims2()?;
         same("output features", o, self.rows)?;
         self.on_cpu(dy_to)?;
@@ -171,6 +190,10 @@ impl Matrix for Packed {
         let (d, width) = (self.cols, self.tile_cols());
         let depth = o.div_ceil(o.div_ceil(DEPTH).max(1)).max(1);
         let fill = |dx: &mut [f32], first: Into| {
+            if precision.over(t) == Precision::Bf16 {
+                let dy = Lanes::rows(Mat::new(&dy, t, o, o), scale);
+                return bf16::product_in(dx, d, first, &dy, &Cols(self));
+            }
             let columns = Columns::new(dx, d);
             (0..d.div_ceil(width)).into_par_iter().for_each(|tile| {
                 let cols = tile * width..d.min((tile + 1) * width);
@@ -226,5 +249,56 @@ impl Matrix for Packed {
             })
         };
         Ok((0..self.rows).into_par_iter().map(square).collect())
+    }
+}
+
+/// A weight's rows as the lanes of a product: y = x wᵀ.
+struct Rows<'a>(&'a Packed);
+
+impl Operand for Rows<'_> {
+    fn lanes(&self) -> usize {
+        self.0.rows
+    }
+
+    fn terms(&self) -> usize {
+        self.0.cols
+    }
+
+    fn grain(&self) -> Grain {
+        Grain { lanes: 1, terms: self.0.format.block() }
+    }
+
+    fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]) {
+        let (n, width) = (lanes.len(), terms.len());
+        with_panel(n * width, |panel| {
+            self.0.unpack(lanes, terms.start, width, panel);
+            Lanes::rows(Mat::new(panel, n, width, width), 1.0).pack(form, 0..n, 0..width, tiles);
+        });
+    }
+}
+
+/// A weight's columns as the lanes of a product: dx = dy w.
+struct Cols<'a>(&'a Packed);
+
+impl Operand for Cols<'_> {
+    fn lanes(&self) -> usize {
+        self.0.cols
+    }
+
+    fn terms(&self) -> usize {
+        self.0.rows
+    }
+
+    fn grain(&self) -> Grain {
+        Grain { lanes: self.0.format.block(), terms: 1 }
+    }
+
+    fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]) {
+        let (n, width) = (terms.len(), lanes.len());
+        with_panel(n * width, |panel| {
+            self.0.unpack(terms, lanes.start, width, panel);
+            let panel = Lanes::columns(Mat::new(panel, n, width, width));
+            panel.pack(form, 0..width, 0..n, tiles);
+        });
     }
 }

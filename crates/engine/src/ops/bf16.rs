@@ -1,0 +1,293 @@
+//! Products of operands that are rounded to bfloat16, summed in f32, on the units that CPUs have for it.
+//!
+//! `dst (+)= a b`. Both operands are rounded to the nearest bf16 while they are packed; every product
+//! and sum is f32: what a GPU's tensor cores do. The kernel is AMX where the CPU has it (Sapphire
+//! Rapids), else AVX-512's `vdpbf16ps` (Zen 4); [`available`] says whether there is one.
+//!
+//! The result is cut into blocks of 32 x 32. The operand with fewer lanes (rows of a, columns of b)
+//! is packed whole and shared; groups of the other's lanes are tasks, each of which packs its group,
+//! a stretch of terms at a time, and multiplies it by all of the first. The order in which an
+//! element's terms are added depends on the shapes alone, never on the threads.
+//! Source: Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::thread::LocalKey;
+
+use rayon::prelude::*;
+
+use super::matmul::Into;
+use kernel::{Kernel, Unit};
+pub use operand::{Form, Grain, Lanes, Operand};
+pub use pack::Tile;
+use pack::{SIDE, STEP};
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod kernel;
+mod operand;
+mod pack;
+
+/// Terms that a group is packed for at once: two panels of them about fill a core's first cache.
+const DEPTH: usize = 768;
+
+/// Lanes of a group, at most.
+const GROUP: usize = 128;
+
+/// Products smaller than this stay on the thread that asks.
+const SMALL: usize = 1 << 20;
+
+/// Whether this CPU multiplies bf16 numbers faster than f32 ones.
+#[must_use]
+pub fn available() -> bool {
+    Kernel::best() != Kernel::Portable
+}
+
+/// What multiplies bf16 numbers here, for the log.
+#[must_use]
+pub fn unit_name() -> &'static str {
+    Kernel::best().name()
+}
+
+thread_local! {
+    /// The shared operand of this thread's product.
+    static SHARED: Cell<Vec<Tile>> = const { Cell::new(Vec::new()) };
+    /// The group of this thread's task.
+    static OWN: Cell<Vec<Tile>> = const { Cell::new(Vec::new()) };
+}
+
+/// Runs `work` on at least `count` tiles of this thread, whatever is in them.
+fn with_tiles<R>(
+    buffer: &'static LocalKey<Cell<Vec<Tile>>>,
+    count: usize,
+    work: impl FnOnce(&mut [Tile]) -> R,
+) -> R {
+    let mut tiles = buffer.take();
+    if tiles.len() < count {
+        tiles.resize(count, Tile::ZERO);
+    }
+    let result = work(&mut tiles[..count]);
+    buffer.set(tiles);
+    result
+}
+
+/// Where a product goes: rows `stride` elements apart.
+struct Destination {
+    start: *mut f32,
+    stride: usize,
+    rows: usize,
+    cols: usize,
+}
+
+#[expect(unsafe_code, reason = "blocks of one matrix are written by several threads")]
+// SAFETY: every task writes the rows or columns of its own lanes only, and the matrix outlives them.
+unsafe impl Sync for Destination {}
+
+/// `dst (+)= a b`: the lanes of `left` are the rows of the result, those of `right` its columns.
+///
+/// # Safety
+/// `(left.lanes() - 1) * stride + right.lanes()` elements from `dst` on are of one allocation that
+/// nobody else uses meanwhile. With [`Into::Overwrite`] they may be uninitialised.
+///
+/// # Panics
+/// When the operands' terms differ in number: a bug in the calling op.
+#[expect(unsafe_code, reason = "a destination that may be uninitialised comes as a pointer")]
+pub unsafe fn product(
+    dst: *mut f32,
+    stride: usize,
+    into: Into,
+    left: &dyn Operand,
+    right: &dyn Operand,
+) {
+    let to = Destination { start: dst, stride, rows: left.lanes(), cols: right.lanes() };
+    multiply(Kernel::best(), &to, into, left, right);
+}
+
+/// As [`product`], into a slice that holds nothing else.
+///
+/// # Panics
+/// When the slice is too short, or the operands' terms differ: a bug in the calling op.
+pub fn product_in(
+    dst: &mut [f32],
+    stride: usize,
+    into: Into,
+    left: &dyn Operand,
+    right: &dyn Operand,
+) {
+    let end = left.lanes().saturating_sub(1) * stride + right.lanes();
+    assert!(end <= dst.len(), "bf16: destination too short");
+    #[expect(unsafe_code, reason = "kernels write blocks of a matrix that threads share")]
+    // SAFETY: `dst` is exclusively borrowed, and was found long enough.
+    unsafe {
+        product(dst.as_mut_ptr(), stride, into, left, right);
+    }
+}
+
+fn multiply(kernel: Kernel, to: &Destination, into: Into, left: &dyn Operand, right: &dyn Operand) {
+    let terms = left.terms();
+    assert_eq!(terms, right.terms(), "bf16: inner dimensions differ");
+    if to.rows == 0 || to.cols == 0 {
+        return;
+    }
+    let rows_outside = to.rows >= to.cols;
+    let (outer, inner) = if rows_outside { (left, right) } else { (right, left) };
+    let (form, inner_form) = match rows_outside {
+        true => (Form::Left, Form::Right),
+        false => (Form::Right, Form::Left),
+    };
+    let stretches = stretches(terms, outer.grain().terms.max(inner.grain().terms));
+    let small = to.rows * to.cols * terms < SMALL;
+    let threads = if small { 1 } else { rayon::current_num_threads() };
+    let panels = inner.lanes().div_ceil(SIDE);
+    let all: usize = stretches.iter().map(|s| panels * s.len().div_ceil(STEP)).sum();
+    with_tiles(&SHARED, all, |shared| {
+        pack_whole(inner, inner_form, &stretches, threads, shared);
+        let task = Task { kernel, to, into, rows_outside, form, stretches: &stretches, shared };
+        let size = group_size(outer, threads);
+        let groups = outer.lanes().div_ceil(size);
+        let group = |i: usize| i * size..outer.lanes().min((i + 1) * size);
+        match threads {
+            1 => (0..groups).for_each(|i| task.run(outer, group(i))),
+            _ => (0..groups).into_par_iter().for_each(|i| task.run(outer, group(i))),
+        }
+    });
+}
+
+/// Equal stretches of the terms, each a whole number of steps and of `grain`, but for the last.
+fn stretches(terms: usize, grain: usize) -> Vec<Range<usize>> {
+    let unit = STEP.max(grain);
+    let count = terms.div_ceil(DEPTH.max(unit)).max(1);
+    let length = terms.div_ceil(count).next_multiple_of(unit).max(unit);
+    // also where there are no terms: a sum of nothing is still written
+    let starts = (0..terms.max(1)).step_by(length);
+    starts.map(|from| from..terms.min(from + length)).collect()
+}
+
+/// Lanes of a task: as many as the cache likes, fewer where there would be too few tasks to share out.
+fn group_size(outer: &dyn Operand, threads: usize) -> usize {
+    let unit = (2 * SIDE).next_multiple_of(outer.grain().lanes);
+    let fair = outer.lanes().div_ceil(4 * threads).next_multiple_of(unit);
+    fair.clamp(unit, GROUP.max(unit))
+}
+
+/// Packs every lane: stretch by stretch, panel by panel, step by step.
+fn pack_whole(
+    inner: &dyn Operand,
+    form: Form,
+    stretches: &[Range<usize>],
+    threads: usize,
+    mut tiles: &mut [Tile],
+) {
+    let lanes = inner.lanes();
+    let unit = (2 * SIDE).next_multiple_of(inner.grain().lanes);
+    for terms in stretches {
+        let steps = terms.len().div_ceil(STEP);
+        let (these, rest) = tiles.split_at_mut(lanes.div_ceil(SIDE) * steps);
+        tiles = rest;
+        if steps == 0 {
+            continue;
+        }
+        let pack = |(i, part): (usize, &mut [Tile])| {
+            inner.pack(form, i * unit..lanes.min((i + 1) * unit), terms.clone(), part);
+        };
+        let size = unit.div_ceil(SIDE) * steps;
+        match threads {
+            1 => these.chunks_mut(size).enumerate().for_each(pack),
+            _ => these.par_chunks_mut(size).enumerate().for_each(pack),
+        }
+    }
+}
+
+/// What the groups of one product share.
+struct Task<'a> {
+    kernel: Kernel,
+    to: &'a Destination,
+    into: Into,
+    /// Whether a group is some rows of the result, or some columns.
+    rows_outside: bool,
+    form: Form,
+    stretches: &'a [Range<usize>],
+    shared: &'a [Tile],
+}
+
+impl Task<'_> {
+    /// The rows, or columns, `group` of the result.
+    fn run(&self, outer: &dyn Operand, group: Range<usize>) {
+        let panels = group.len().div_ceil(SIDE);
+        let longest = self.stretches[0].len().div_ceil(STEP);
+        let inner_lanes = if self.rows_outside { self.to.cols } else { self.to.rows };
+        let inner_panels = inner_lanes.div_ceil(SIDE);
+        with_tiles(&OWN, panels * longest, |own| {
+            let unit = self.kernel.begin();
+            let mut shared = self.shared;
+            for (i, terms) in self.stretches.iter().enumerate() {
+                let steps = terms.len().div_ceil(STEP);
+                outer.pack(self.form, group.clone(), terms.clone(), &mut own[..panels * steps]);
+                let (these, rest) = shared.split_at(inner_panels * steps);
+                shared = rest;
+                let into = if i == 0 { self.into } else { Into::Add };
+                for mine in (0..panels).step_by(2) {
+                    for other in (0..inner_panels).step_by(2) {
+                        let at = (group.start + mine * SIDE, other * SIDE);
+                        let mine = &own[mine * steps..panels.min(mine + 2) * steps];
+                        let other = &these[other * steps..inner_panels.min(other + 2) * steps];
+                        match self.rows_outside {
+                            true => self.block(&unit, steps, at, mine, other, into),
+                            false => self.block(&unit, steps, (at.1, at.0), other, mine, into),
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// One or two panels times one or two, at a row and a column of the result.
+    fn block(
+        &self,
+        unit: &Unit,
+        steps: usize,
+        (row, col): (usize, usize),
+        a: &[Tile],
+        b: &[Tile],
+        into: Into,
+    ) {
+        let (rows, cols) = (self.to.rows - row, self.to.cols - col);
+        let whole = rows.min(cols) >= 2 * SIDE;
+        #[expect(unsafe_code, reason = "kernels write blocks of a matrix that threads share")]
+        // SAFETY: the block's first element lies inside the destination.
+        let c = unsafe { self.to.start.add(row * self.to.stride + col) };
+        if whole {
+            #[expect(unsafe_code, reason = "as above")]
+            // SAFETY: a whole block from `c` on lies inside the destination, in lanes that are this
+            // task's alone; a and b are two panels of `steps` tiles each.
+            unsafe {
+                unit.block(steps, a, b, c, self.to.stride, into);
+            }
+            return;
+        }
+        for down in (0..rows.min(2 * SIDE)).step_by(SIDE) {
+            for across in (0..cols.min(2 * SIDE)).step_by(SIDE) {
+                let (a, b) = (&a[down / SIDE * steps..], &b[across / SIDE * steps..]);
+                let sums = unit.tile(&a[..steps], &b[..steps]);
+                for r in 0..SIDE.min(rows - down) {
+                    for s in 0..SIDE.min(cols - across) {
+                        #[expect(unsafe_code, reason = "as above")]
+                        // SAFETY: row + down + r < rows and col + across + s < cols of the whole.
+                        unsafe {
+                            let to = c.add((down + r) * self.to.stride + across + s);
+                            match into {
+                                Into::Overwrite => to.write(sums[r * SIDE + s]),
+                                Into::Add => *to += sums[r * SIDE + s],
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! What a product reads: an operand as lanes (rows of the left one, columns of the right one), each
+//! with a number for every term of the sums.
+
+use std::ops::Range;
+
+use super::super::matmul::Mat;
+use super::pack::{self, SIDE, STEP, Source, Tile};
+
+/// Which side of a product a tile is for. See [`super::pack`] for the two layouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A lane after the other.
+    Left,
+    /// A pair of terms after the other.
+    Right,
+}
+
+/// What lanes and terms are a multiple of when a part of an operand is packed, unless it ends there.
+#[derive(Clone, Copy, Debug)]
+pub struct Grain {
+    /// Lanes.
+    pub lanes: usize,
+    /// Terms.
+    pub terms: usize,
+}
+
+/// One side of a product.
+pub trait Operand: Sync {
+    /// Rows of the left operand, columns of the right one.
+    fn lanes(&self) -> usize;
+
+    /// Terms of every sum.
+    fn terms(&self) -> usize;
+
+    /// What parts may be asked for.
+    fn grain(&self) -> Grain;
+
+    /// Rounds a part to bf16, into panels of 16 lanes, one after the other, each of a tile a step.
+    /// Lanes and terms that fill up the last panel and step are 0.
+    fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]);
+}
+
+/// An f32 matrix as an operand.
+#[derive(Clone, Copy)]
+pub struct Lanes<'a> {
+    mat: Mat<'a>,
+    scale: f32,
+}
+
+impl<'a> Lanes<'a> {
+    /// The rows of `a`, times `scale` (before they are rounded).
+    #[must_use]
+    pub fn rows(a: Mat<'a>, scale: f32) -> Self {
+        Self { mat: a, scale }
+    }
+
+    /// The columns of `b`.
+    #[must_use]
+    pub fn columns(b: Mat<'a>) -> Self {
+        Self { mat: b.t(), scale: 1.0 }
+    }
+}
+
+impl Operand for Lanes<'_> {
+    fn lanes(&self) -> usize {
+        self.mat.rows()
+    }
+
+    fn terms(&self) -> usize {
+        self.mat.cols()
+    }
+
+    fn grain(&self) -> Grain {
+        Grain { lanes: 1, terms: 1 }
+    }
+
+    fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]) {
+        let (lane_stride, term_stride) = self.mat.strides();
+        let steps = terms.len().div_ceil(STEP);
+        for (i, panel) in tiles.chunks_exact_mut(steps.max(1)).enumerate() {
+            let lane = lanes.start + i * SIDE;
+            let count = SIDE.min(lanes.end - lane);
+            for (s, tile) in panel.iter_mut().enumerate() {
+                let term = terms.start + s * STEP;
+                let source = Source {
+                    data: self.mat.from(lane, term),
+                    lane_stride,
+                    term_stride,
+                    lanes: count,
+                    terms: STEP.min(terms.end - term),
+                    scale: self.scale,
+                };
+                pack::tile(&source, form, tile);
+            }
+        }
+    }
+}

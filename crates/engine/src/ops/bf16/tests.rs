@@ -1,0 +1,173 @@
+//! Each kernel against the product of the rounded operands in f64.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use half::bf16;
+
+use super::operand::Grain;
+use super::pack::{Source, portable, tile};
+use super::*;
+use crate::ops::matmul::Mat;
+use crate::ops::testing::random;
+use crate::tensor::view;
+
+fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    view(&random(seed, (count, 1))).unwrap().to_vec()
+}
+
+/// An operand that may only be asked for parts of a size.
+struct Coarse<'a>(Lanes<'a>, Grain);
+
+impl Operand for Coarse<'_> {
+    fn lanes(&self) -> usize {
+        self.0.lanes()
+    }
+
+    fn terms(&self) -> usize {
+        self.0.terms()
+    }
+
+    fn grain(&self) -> Grain {
+        self.1
+    }
+
+    fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]) {
+        let whole = |part: &Range<usize>, grain: usize, all: usize| {
+            part.start.is_multiple_of(grain)
+                && (part.len().is_multiple_of(grain) || part.end == all)
+        };
+        assert!(whole(&lanes, self.1.lanes, self.lanes()), "{lanes:?}");
+        assert!(whole(&terms, self.1.terms, self.terms()), "{terms:?}");
+        self.0.pack(form, lanes, terms, tiles);
+    }
+}
+
+#[test]
+fn products_are_those_of_the_rounded_operands() {
+    for (m, n, k) in [
+        (1, 1, 1),
+        (16, 16, 32),
+        (32, 32, 64),
+        (33, 47, 65),
+        (5, 200, 31),
+        (200, 8, 700),
+        (70, 96, 1601),
+        (300, 260, 40),
+    ] {
+        for (transposed_a, transposed_b) in [(false, false), (false, true), (true, false)] {
+            for kernel in Kernel::all() {
+                check(kernel, (m, n, k), transposed_a, transposed_b);
+            }
+        }
+    }
+}
+
+fn check(kernel: Kernel, (m, n, k): (usize, usize, usize), ta: bool, tb: bool) {
+    let (a, b) = (numbers(1, m * k), numbers(2, k * n));
+    let mat = |data, rows, cols, t: bool| match t {
+        true => Mat::new(data, cols, rows, rows).t(),
+        false => Mat::new(data, rows, cols, cols),
+    };
+    let (left, right) = (mat(&a, m, k, ta), mat(&b, k, n, tb));
+    let scale = 0.75;
+    let rounded = |x: f32| f64::from(bf16::from_f32(x).to_f32());
+    let want = |i: usize, j: usize| -> f64 {
+        let a = |l: usize| rounded(scale * if ta { a[l * m + i] } else { a[i * k + l] });
+        let b = |l: usize| rounded(if tb { b[j * k + l] } else { b[l * n + j] });
+        (0..k).map(|l| a(l) * b(l)).sum()
+    };
+    let stride = n + 3;
+    let mut dst = vec![0.5f32; m * stride];
+    for (into, times) in [(Into::Overwrite, 1.0), (Into::Add, 2.0)] {
+        let to = Destination { start: dst.as_mut_ptr(), stride, rows: m, cols: n };
+        let left = Lanes::rows(left, scale);
+        if into == Into::Overwrite {
+            multiply(kernel, &to, into, &left, &Lanes::columns(right));
+        } else {
+            let grain = Grain { lanes: 96, terms: 64 };
+            multiply(kernel, &to, into, &left, &Coarse(Lanes::columns(right), grain));
+        }
+        for i in 0..m {
+            for j in 0..n {
+                let (got, want) = (f64::from(dst[i * stride + j]), times * want(i, j));
+                let close = 1e-5 * (k as f64).sqrt().max(1.0) + 1e-6 * want.abs();
+                assert!(
+                    (got - want).abs() < close,
+                    "{kernel:?} {m} {n} {k} {ta} {tb} {i} {j}: {got} {want}"
+                );
+            }
+            // what lies between the rows is not touched
+            assert!(dst[i * stride + n..(i + 1) * stride].iter().all(|x| *x == 0.5));
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let (m, n, k) = (150, 333, 1700);
+    let (a, b) = (numbers(3, m * k), numbers(4, k * n));
+    let product = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let mut dst = vec![0f32; m * n];
+        let to = Destination { start: dst.as_mut_ptr(), stride: n, rows: m, cols: n };
+        let left = Lanes::rows(Mat::new(&a, m, k, k), 1.0);
+        let right = Lanes::columns(Mat::new(&b, k, n, n));
+        pool.install(|| multiply(Kernel::best(), &to, Into::Overwrite, &left, &right));
+        dst
+    };
+    let one = product(1);
+    assert!(one.iter().any(|x| *x != 0.0));
+    assert_eq!(one, product(2));
+    assert_eq!(one, product(5));
+}
+
+#[test]
+fn no_terms_are_a_sum_of_zero() {
+    let empty: [f32; 0] = [];
+    for kernel in Kernel::all() {
+        let mut dst = vec![7f32; 40 * 40];
+        let to = Destination { start: dst.as_mut_ptr(), stride: 40, rows: 40, cols: 40 };
+        let left = Lanes::rows(Mat::new(&empty, 40, 0, 0), 1.0);
+        let right = Lanes::columns(Mat::new(&empty, 0, 40, 40));
+        multiply(kernel, &to, Into::Overwrite, &left, &right);
+        assert!(dst.iter().all(|x| *x == 0.0), "{kernel:?}");
+    }
+}
+
+#[test]
+fn tiles_are_the_portable_ones() {
+    let mut data = numbers(5, 4000);
+    // what rounds oddly: ties, the largest, what is not finite, what is tiny
+    let odd = [
+        1.003_906_2,
+        1.011_718_7,
+        f32::MAX,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        -0.0,
+        1e-40,
+        -1e-40,
+    ];
+    data[..odd.len()].copy_from_slice(&odd);
+    for (lanes, terms) in [(16, 32), (16, 31), (3, 17), (1, 1), (16, 16), (7, 2)] {
+        for (lane_stride, term_stride) in [(50, 1), (1, 50)] {
+            for form in [Form::Left, Form::Right] {
+                let scale = 1.0;
+                let source = Source { data: &data, lane_stride, term_stride, lanes, terms, scale };
+                let (mut got, mut want) = (Tile([9; 256]), Tile([8; 256]));
+                tile(&source, form, &mut got);
+                portable(&source, form, &mut want);
+                let nan = |bits: u32| {
+                    f32::from_bits(bits << 16).is_nan()
+                        || f32::from_bits(bits & 0xffff_0000).is_nan()
+                };
+                for (i, (got, want)) in got.0.iter().zip(&want.0).enumerate() {
+                    assert!(
+                        got == want || nan(*got) && nan(*want),
+                        "{lanes} {terms} {form:?} {i}: {got:x} {want:x}"
+                    );
+                }
+            }
+        }
+    }
+}
