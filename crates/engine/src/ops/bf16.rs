@@ -166,9 +166,9 @@ fn stretches(terms: usize, grain: usize) -> Vec<Range<usize>> {
 }
 
 /// Lanes of a task: as many as the cache likes, fewer where there would be too few tasks to share out.
-fn group_size(outer: &dyn Operand, threads: usize) -> usize {
-    let unit = (2 * SIDE).next_multiple_of(outer.grain().lanes);
-    let fair = outer.lanes().div_ceil(4 * threads).next_multiple_of(unit);
+fn group_size(operand: &dyn Operand, threads: usize) -> usize {
+    let unit = (2 * SIDE).next_multiple_of(operand.grain().lanes);
+    let fair = operand.lanes().div_ceil(4 * threads).next_multiple_of(unit);
     fair.clamp(unit, GROUP.max(unit))
 }
 
@@ -181,7 +181,7 @@ fn pack_whole(
     mut tiles: &mut [Tile],
 ) {
     let lanes = inner.lanes();
-    let unit = (2 * SIDE).next_multiple_of(inner.grain().lanes);
+    let unit = group_size(inner, threads);
     for terms in stretches {
         let steps = terms.len().div_ceil(STEP);
         let (these, rest) = tiles.split_at_mut(lanes.div_ceil(SIDE) * steps);

@@ -1,11 +1,11 @@
 //! Packing and products with AVX-512 and its bf16 instructions.
 
 use std::arch::x86_64::{
-    __m512bh, __m512i, __mmask16, _mm512_add_ps, _mm512_castps_si512, _mm512_cvtne2ps_pbh,
-    _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_mul_ps,
+    __m512, __m512bh, __m512i, __mmask16, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_mul_ps,
     _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_shuffle_i32x4, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::mem::transmute;
 
@@ -31,57 +31,116 @@ const ZIP: [u16; 32] = {
     index
 };
 
-/// Rounds a tile.
+/// Rounds a part. It is read in the order in which it lies in memory, which the CPU's own prefetching
+/// wants; tiles are transposed afterwards, in the first cache.
 ///
 /// # Safety
-/// [`detected`], the source fits its slice, and one of its strides is 1.
+/// [`detected`], source and tiles fit each other, and one of the source's strides is 1.
 #[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn tile(source: &Source<'_>, form: Form, tile: &mut Tile) {
-    let data = source.data.as_ptr();
+pub unsafe fn part(source: &Source<'_>, form: Form, tiles: &mut [Tile]) {
+    let steps = source.terms.div_ceil(STEP);
+    // SAFETY: the caller's promise.
+    unsafe {
+        match source.term_stride {
+            1 => by_lane(source, steps, form, tiles),
+            _ => by_pair(source, steps, form, tiles),
+        }
+    }
+}
+
+/// The terms of a lane lie side by side.
+#[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn by_lane(source: &Source<'_>, steps: usize, form: Form, tiles: &mut [Tile]) {
     let scale = _mm512_set1_ps(source.scale);
-    let zero = _mm512_setzero_ps();
-    let mask = |n: usize| -> __mmask16 { if n >= 16 { !0 } else { (1 << n) - 1 } };
-    // SAFETY (all loads): lanes and terms beyond the source's are masked or not read.
-    let by_lane = source.term_stride == 1;
-    let mut rows = [_mm512_castps_si512(zero); SIDE];
-    if by_lane {
-        let (low, high) = (mask(source.terms), mask(source.terms.saturating_sub(16)));
-        for (lane, row) in rows.iter_mut().enumerate().take(source.lanes) {
-            // SAFETY: see above.
-            let (a, b) = unsafe {
-                let from = data.add(lane * source.lane_stride);
-                let second =
-                    if high == 0 { zero } else { _mm512_maskz_loadu_ps(high, from.add(16)) };
-                (_mm512_maskz_loadu_ps(low, from), second)
-            };
-            *row = bits(_mm512_cvtne2ps_pbh(_mm512_mul_ps(b, scale), _mm512_mul_ps(a, scale)));
+    for (p, panel) in tiles.chunks_exact_mut(steps.max(1)).enumerate() {
+        let lanes = source.lanes - p * SIDE;
+        for lane in 0..SIDE {
+            if lane >= lanes {
+                panel.iter_mut().for_each(|tile| tile.0[lane * SIDE..][..SIDE].fill(0));
+                continue;
+            }
+            for (s, tile) in panel.iter_mut().enumerate() {
+                let left = source.terms - s * STEP;
+                // SAFETY: the loads are masked to the lane's terms; a tile has 16 rows.
+                unsafe {
+                    let from =
+                        source.data.as_ptr().add((p * SIDE + lane) * source.lane_stride + s * STEP);
+                    let (low, high) = match left >= STEP {
+                        true => (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))),
+                        false => {
+                            let second = mask(left.saturating_sub(16));
+                            let from_second = from.wrapping_add(16);
+                            (
+                                _mm512_maskz_loadu_ps(mask(left), from),
+                                _mm512_maskz_loadu_ps(second, from_second),
+                            )
+                        }
+                    };
+                    store(tile, lane, bits(round(low, high, scale)));
+                }
+            }
         }
-    } else {
-        let lanes = mask(source.lanes);
-        // SAFETY: the table is as long as a register.
-        let zip = unsafe { _mm512_loadu_si512(ZIP.as_ptr().cast()) };
-        for (pair, row) in rows.iter_mut().enumerate().take(source.terms.div_ceil(2)) {
-            // SAFETY: see above.
-            let (a, b) = unsafe {
-                let from = data.add(2 * pair * source.term_stride);
-                let second = match 2 * pair + 1 < source.terms {
-                    true => _mm512_maskz_loadu_ps(lanes, from.add(source.term_stride)),
-                    false => zero,
+        if form == Form::Right {
+            panel.iter_mut().for_each(|tile| transpose(tile));
+        }
+    }
+}
+
+/// The lanes of a term lie side by side.
+#[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn by_pair(source: &Source<'_>, steps: usize, form: Form, tiles: &mut [Tile]) {
+    let scale = _mm512_set1_ps(source.scale);
+    // SAFETY: the table is as long as a register.
+    let zip = unsafe { _mm512_loadu_si512(ZIP.as_ptr().cast()) };
+    let panels = source.lanes.div_ceil(SIDE);
+    for s in 0..steps {
+        for pair in 0..SIDE {
+            let term = s * STEP + 2 * pair;
+            for p in 0..panels {
+                let lanes = mask(source.lanes - p * SIDE);
+                let (first, second) = match source.terms.saturating_sub(term) {
+                    0 => (0, 0),
+                    1 => (lanes, 0),
+                    _ => (lanes, lanes),
                 };
-                (_mm512_maskz_loadu_ps(lanes, from), second)
-            };
-            let both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(b, scale), _mm512_mul_ps(a, scale));
-            *row = _mm512_permutexvar_epi16(zip, bits(both));
+                // SAFETY: the loads are masked to the lanes of terms that there are; a tile has 16 rows.
+                unsafe {
+                    let from =
+                        source.data.as_ptr().wrapping_add(term * source.term_stride + p * SIDE);
+                    let low = _mm512_maskz_loadu_ps(first, from);
+                    let high = _mm512_maskz_loadu_ps(second, from.wrapping_add(source.term_stride));
+                    let row = _mm512_permutexvar_epi16(zip, bits(round(low, high, scale)));
+                    store(&mut tiles[p * steps + s], pair, row);
+                }
+            }
+        }
+        if form == Form::Left {
+            (0..panels).for_each(|p| transpose(&mut tiles[p * steps + s]));
         }
     }
-    if by_lane != (form == Form::Left) {
-        rows = transpose(rows);
-    }
-    for (row, to) in rows.iter().zip(tile.0.as_chunks_mut::<SIDE>().0) {
-        // SAFETY: a row of a tile is as long as a register.
-        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), *row) };
-    }
+}
+
+/// The first `n` of sixteen.
+fn mask(n: usize) -> __mmask16 {
+    if n >= 16 { !0 } else { (1 << n) - 1 }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn round(low: __m512, high: __m512, scale: __m512) -> __m512bh {
+    _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, scale), _mm512_mul_ps(low, scale))
+}
+
+#[expect(unsafe_code, reason = "a row of a tile is a register")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(tile: &mut Tile, row: usize, value: __m512i) {
+    let to = &mut tile.0.as_chunks_mut::<SIDE>().0[row];
+    // SAFETY: a row of a tile is as long as a register.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), value) };
 }
 
 #[expect(unsafe_code, reason = "the same 512 bits under another name")]
@@ -90,9 +149,15 @@ fn bits(x: __m512bh) -> __m512i {
     unsafe { transmute(x) }
 }
 
-/// The transpose of 16 x 16 words.
+/// Turns a tile into its transpose.
+#[expect(unsafe_code, reason = "a row of a tile is a register")]
 #[target_feature(enable = "avx512f")]
-fn transpose(r: [__m512i; SIDE]) -> [__m512i; SIDE] {
+fn transpose(tile: &mut Tile) {
+    let mut r = [_mm512_setzero_si512(); SIDE];
+    for (r, row) in r.iter_mut().zip(tile.0.as_chunks::<SIDE>().0) {
+        // SAFETY: a row of a tile is as long as a register.
+        *r = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
+    }
     let mut a = r;
     // pairs of rows: words 0 and 1, then 2 and 3, of every four
     for i in 0..8 {
@@ -109,18 +174,16 @@ fn transpose(r: [__m512i; SIDE]) -> [__m512i; SIDE] {
         b[at + 3] = _mm512_unpackhi_epi64(a[at + 1], a[at + 3]);
     }
     // quarters of registers: word 4 f + q of the rows is in quarter f of b[q], b[4 + q], b[8 + q], b[12 + q]
-    let mut out = b;
     for q in 0..4 {
         let low = _mm512_shuffle_i32x4::<0x44>(b[q], b[4 + q]);
         let low_next = _mm512_shuffle_i32x4::<0x44>(b[8 + q], b[12 + q]);
         let high = _mm512_shuffle_i32x4::<0xee>(b[q], b[4 + q]);
         let high_next = _mm512_shuffle_i32x4::<0xee>(b[8 + q], b[12 + q]);
-        out[q] = _mm512_shuffle_i32x4::<0x88>(low, low_next);
-        out[4 + q] = _mm512_shuffle_i32x4::<0xdd>(low, low_next);
-        out[8 + q] = _mm512_shuffle_i32x4::<0x88>(high, high_next);
-        out[12 + q] = _mm512_shuffle_i32x4::<0xdd>(high, high_next);
+        store(tile, q, _mm512_shuffle_i32x4::<0x88>(low, low_next));
+        store(tile, 4 + q, _mm512_shuffle_i32x4::<0xdd>(low, low_next));
+        store(tile, 8 + q, _mm512_shuffle_i32x4::<0x88>(high, high_next));
+        store(tile, 12 + q, _mm512_shuffle_i32x4::<0xdd>(high, high_next));
     }
-    out
 }
 
 /// Rows of the result that are summed in registers at once, for 32 columns: 16 sums, two operands.

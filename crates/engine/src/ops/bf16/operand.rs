@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::super::matmul::Mat;
-use super::pack::{self, SIDE, STEP, Source, Tile};
+use super::pack::{self, Source, Tile};
 
 /// Which side of a product a tile is for. See [`super::pack`] for the two layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,22 +76,8 @@ impl Operand for Lanes<'_> {
 
     fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]) {
         let (lane_stride, term_stride) = self.mat.strides();
-        let steps = terms.len().div_ceil(STEP);
-        for (i, panel) in tiles.chunks_exact_mut(steps.max(1)).enumerate() {
-            let lane = lanes.start + i * SIDE;
-            let count = SIDE.min(lanes.end - lane);
-            for (s, tile) in panel.iter_mut().enumerate() {
-                let term = terms.start + s * STEP;
-                let source = Source {
-                    data: self.mat.from(lane, term),
-                    lane_stride,
-                    term_stride,
-                    lanes: count,
-                    terms: STEP.min(terms.end - term),
-                    scale: self.scale,
-                };
-                pack::tile(&source, form, tile);
-            }
-        }
+        let data = self.mat.from(lanes.start, terms.start);
+        let (lanes, terms, scale) = (lanes.len(), terms.len(), self.scale);
+        pack::part(&Source { data, lane_stride, term_stride, lanes, terms, scale }, form, tiles);
     }
 }

@@ -22,7 +22,7 @@ impl Tile {
     pub const ZERO: Self = Self([0; SIDE * SIDE]);
 }
 
-/// The f32 numbers of one tile, at most 16 lanes of at most 32 terms, from the first one on.
+/// A part of an f32 matrix, from its first number on.
 pub struct Source<'a> {
     /// From the first number on.
     pub data: &'a [f32],
@@ -30,42 +30,41 @@ pub struct Source<'a> {
     pub lane_stride: usize,
     /// Elements from a term to the next.
     pub term_stride: usize,
-    /// Lanes; the others become 0.
+    /// Lanes; those that fill up the last panel become 0.
     pub lanes: usize,
-    /// Terms; the others become 0.
+    /// Terms; those that fill up the last step become 0.
     pub terms: usize,
     /// What each number is multiplied by before it is rounded.
     pub scale: f32,
 }
 
 impl Source<'_> {
-    /// Whether all that the tile reads lies inside `data`.
-    fn fits(&self) -> bool {
+    /// Whether all of it lies inside `data`, and `tiles` are as many as it fills.
+    fn fits(&self, tiles: usize) -> bool {
         let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
         let end = last(self.lanes, self.lane_stride) + last(self.terms, self.term_stride);
-        self.lanes <= SIDE
-            && self.terms <= STEP
-            && (self.lanes * self.terms == 0 || end < self.data.len())
+        let inside = self.lanes * self.terms == 0 || end < self.data.len();
+        inside && tiles == self.lanes.div_ceil(SIDE) * self.terms.div_ceil(STEP)
     }
 }
 
-/// Rounds a tile.
+/// Rounds a part: panel after panel of 16 lanes, each of a tile a step.
 ///
 /// # Panics
-/// When the source reaches past its slice: a bug in the operand.
-pub fn tile(source: &Source<'_>, form: Form, tile: &mut Tile) {
-    assert!(source.fits(), "bf16: operand short");
+/// When the source reaches past its slice, or there are more or fewer tiles: a bug in the operand.
+pub fn part(source: &Source<'_>, form: Form, tiles: &mut [Tile]) {
+    assert!(source.fits(tiles.len()), "bf16: operand or tiles short");
     #[cfg(target_arch = "x86_64")]
     if source.lane_stride.min(source.term_stride) == 1 && super::avx512::detected() {
         #[expect(unsafe_code, reason = "vector instructions")]
-        // SAFETY: the CPU has them, and the source was checked.
-        return unsafe { super::avx512::tile(source, form, tile) };
+        // SAFETY: the CPU has them, and source and tiles were checked.
+        return unsafe { super::avx512::part(source, form, tiles) };
     }
-    portable(source, form, tile);
+    portable(source, form, tiles);
 }
 
-/// As [`tile`], number by number.
-pub(super) fn portable(source: &Source<'_>, form: Form, tile: &mut Tile) {
+/// As [`part`], number by number.
+pub(super) fn portable(source: &Source<'_>, form: Form, tiles: &mut [Tile]) {
     let at = |lane: usize, term: usize| {
         if lane >= source.lanes || term >= source.terms {
             return 0;
@@ -73,14 +72,18 @@ pub(super) fn portable(source: &Source<'_>, form: Form, tile: &mut Tile) {
         let x = source.data[lane * source.lane_stride + term * source.term_stride];
         u32::from(round(x * source.scale))
     };
-    for lane in 0..SIDE {
-        for pair in 0..SIDE {
-            let value = at(lane, 2 * pair) | at(lane, 2 * pair + 1) << 16;
-            let place = match form {
-                Form::Left => lane * SIDE + pair,
-                Form::Right => pair * SIDE + lane,
-            };
-            tile.0[place] = value;
+    let steps = source.terms.div_ceil(STEP).max(1);
+    for (i, tile) in tiles.iter_mut().enumerate() {
+        let (panel, step) = (i / steps, i % steps);
+        for lane in 0..SIDE {
+            for pair in 0..SIDE {
+                let (lane_at, term) = (panel * SIDE + lane, step * STEP + 2 * pair);
+                let place = match form {
+                    Form::Left => lane * SIDE + pair,
+                    Form::Right => pair * SIDE + lane,
+                };
+                tile.0[place] = at(lane_at, term) | at(lane_at, term + 1) << 16;
+            }
         }
     }
 }

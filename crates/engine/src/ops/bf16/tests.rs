@@ -4,7 +4,7 @@
 use half::bf16;
 
 use super::operand::Grain;
-use super::pack::{Source, portable, tile};
+use super::pack::{Source, part, portable};
 use super::*;
 use crate::ops::matmul::Mat;
 use crate::ops::testing::random;
@@ -149,23 +149,26 @@ fn tiles_are_the_portable_ones() {
         -1e-40,
     ];
     data[..odd.len()].copy_from_slice(&odd);
-    for (lanes, terms) in [(16, 32), (16, 31), (3, 17), (1, 1), (16, 16), (7, 2)] {
-        for (lane_stride, term_stride) in [(50, 1), (1, 50)] {
+    let nan = |bits: u32| {
+        let is = |bits: u32| f32::from_bits(bits).is_nan();
+        is(bits << 16) || is(bits & 0xffff_0000)
+    };
+    let shapes =
+        [(16, 32), (16, 31), (3, 17), (1, 1), (16, 16), (7, 2), (40, 70), (33, 64), (48, 1)];
+    for (lanes, terms) in shapes {
+        for (lane_stride, term_stride) in [(75, 1), (1, 50)] {
             for form in [Form::Left, Form::Right] {
                 let scale = 1.0;
                 let source = Source { data: &data, lane_stride, term_stride, lanes, terms, scale };
-                let (mut got, mut want) = (Tile([9; 256]), Tile([8; 256]));
-                tile(&source, form, &mut got);
+                let count = usize::div_ceil(lanes, SIDE) * usize::div_ceil(terms, STEP);
+                let (mut got, mut want) =
+                    (vec![Tile([9; 256]); count], vec![Tile([8; 256]); count]);
+                part(&source, form, &mut got);
                 portable(&source, form, &mut want);
-                let nan = |bits: u32| {
-                    f32::from_bits(bits << 16).is_nan()
-                        || f32::from_bits(bits & 0xffff_0000).is_nan()
-                };
-                for (i, (got, want)) in got.0.iter().zip(&want.0).enumerate() {
-                    assert!(
-                        got == want || nan(*got) && nan(*want),
-                        "{lanes} {terms} {form:?} {i}: {got:x} {want:x}"
-                    );
+                let numbers = |tiles: &[Tile]| tiles.iter().flat_map(|t| t.0).collect::<Vec<u32>>();
+                for (i, (got, want)) in numbers(&got).iter().zip(&numbers(&want)).enumerate() {
+                    let same = got == want || nan(*got) && nan(*want);
+                    assert!(same, "{lanes} {terms} {form:?} {i}: {got:x} {want:x}");
                 }
             }
         }
