@@ -141,10 +141,10 @@ fn norms_and_gates(bench: &mut Bench) -> Result<()> {
 fn attention(bench: &mut Bench) -> Result<()> {
     let (q, k, v) = (random(1, T, D)?, random(2, T, D / 3)?, random(3, T, D / 3)?);
     let dy = random(4, T, D)?;
-    bench.both("attention forward", || ATTENTION.forward(&q, &k, &v, &OFFSETS).map(drop));
-    let saved = ATTENTION.forward(&q, &k, &v, &OFFSETS)?;
+    bench.both("attention forward", || ATTENTION.forward(EXACT, &q, &k, &v, &OFFSETS).map(drop));
+    let saved = ATTENTION.forward(EXACT, &q, &k, &v, &OFFSETS)?;
     bench.both("attention backward", || {
-        ATTENTION.backward(&dy, &q, &k, &v, &saved, &OFFSETS).map(drop)
+        ATTENTION.backward(EXACT, &dy, &q, &k, &v, &saved, &OFFSETS).map(drop)
     });
     Ok(())
 }

@@ -83,7 +83,10 @@ fn extend(
         cache.k.extend_from_slice(&view(&host(&kv.k)?)?);
         cache.v.extend_from_slice(&view(&host(&kv.v)?)?);
         let o = if position == 0 {
-            block.attention.forward(&q, &kv.k, &kv.v, &batch.offsets)?.o_thk
+            block
+                .attention
+                .forward(decoder.params.precision, &q, &kv.k, &kv.v, &batch.offsets)?
+                .o_thk
         } else {
             let width = block.attention.heads * block.attention.head_dim;
             let q_host = host(&q)?;

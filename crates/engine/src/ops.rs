@@ -12,6 +12,7 @@
 pub mod activation;
 pub mod attention;
 pub mod bf16;
+pub(crate) mod columns;
 pub mod embedding;
 pub mod head;
 pub mod matmul;

@@ -7,10 +7,12 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
@@ -138,6 +140,32 @@ impl<T: Element, F: FnOnce(&mut [T]) -> R, R> InplaceOp1 for InPlace<T, F, R> {
 /// When the shape does not hold `data.len()` elements.
 pub fn from_vec(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(data, shape.into(), &Device::Cpu)?)
+}
+
+/// A vector of `len` numbers that tasks fill, `chunk` at a time and each given which one, and what the
+/// tasks return. A chunk is cleared right before it is filled, while it is in the task's cache: cleared as
+/// a whole before, the vector would go through memory once more, on one thread.
+pub fn filled<R: Send>(
+    len: usize,
+    chunk: usize,
+    fill: impl Fn(usize, &mut [f32]) -> R + Sync,
+) -> (Vec<f32>, Vec<R>) {
+    let mut out: Vec<f32> = Vec::with_capacity(len);
+    let parts = out.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1)).enumerate();
+    let task = |(i, part): (usize, &mut [MaybeUninit<f32>])| {
+        part.fill(MaybeUninit::new(0.0));
+        #[expect(unsafe_code, reason = "memory that was cleared just now")]
+        // SAFETY: every element of the part was written.
+        let part = unsafe { part.assume_init_mut() };
+        fill(i, part)
+    };
+    let returned = parts.map(task).collect();
+    #[expect(unsafe_code, reason = "memory that every task has cleared its part of")]
+    // SAFETY: the parts are all of the first `len` elements, and each was written.
+    unsafe {
+        out.set_len(len);
+    }
+    (out, returned)
 }
 
 /// A zero-filled f32 tensor on `device`.

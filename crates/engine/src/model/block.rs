@@ -139,7 +139,7 @@ impl Block {
         let angles = &pass.angles[self.rope];
         let q = angles.apply(q, self.attention.head_dim, Direction::Forward)?;
         let k = angles.apply(k, self.attention.head_dim, Direction::Forward)?;
-        let attention = self.attention.forward(&q, &k, &v, pass.offsets)?;
+        let attention = self.attention.forward(p.precision, &q, &k, &v, pass.offsets)?;
         let (branch, o_lora) = self.o.forward(p, &attention.o_thk, pass.mode)?;
         let (branch, attn_raw) = self.post_norm(p, 0, branch)?;
         let x2_td = add(branch, x_td)?;
@@ -216,8 +216,9 @@ impl Block {
         let o_in = Some(&attention.o_thk);
         let d_o =
             self.o.backward(p, grads, o_in, &saved.o_lora, d_branch, None, true, pass.mode)?;
+        let (d_o, at) = (required(d_o)?, pass.offsets);
         let (dq, dk, dv) =
-            self.attention.backward(&required(d_o)?, &q, &k, &v, &attention, pass.offsets)?;
+            self.attention.backward(p.precision, &d_o, &q, &k, &v, &attention, at)?;
         drop((q, k, v, attention));
         let angles = &pass.angles[self.rope];
         let dq = angles.apply(dq, self.attention.head_dim, Direction::Backward)?;

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::simd::{CHUNK, sigmoid, tanh, with_simd};
-use crate::tensor::{from_vec, on_host, update, view};
+use crate::tensor::{filled, from_vec, on_host, update, view};
 
 /// Which function gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +30,17 @@ impl Gate {
             return self.forward_composed(gate_ti, up_ti);
         }
         let (gate, up) = (view(gate_ti)?, view(up_ti)?);
-        let mut out = vec![0f32; gate.len()];
-        out.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(
-            |((out, gate), up)| {
-                with_simd(
-                    #[inline(always)]
-                    || {
-                        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                            *out = self.value_slope(*gate).0 * up;
-                        }
-                    },
-                );
-            },
-        );
+        let (out, _) = filled(gate.len(), CHUNK, |i, out| {
+            let (gate, up) = (&gate[i * CHUNK..], &up[i * CHUNK..]);
+            with_simd(
+                #[inline(always)]
+                || {
+                    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                        *out = self.value_slope(*gate).0 * up;
+                    }
+                },
+            );
+        });
         from_vec(out, gate_ti.shape())
     }
 

@@ -10,11 +10,11 @@
 //! Shapes: q, o [t, h*k], k, v [t, g*k], lse [t, h]; head a reads key/value head a / (h / g).
 
 use candle_core::Tensor;
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::ops::matmul::{Into, Mat, gemm};
+use crate::ops::columns::Columns;
+use crate::ops::matmul::{Into, Mat, Precision, product_alone};
 use crate::simd::{exp, max, sum, tanh, with_simd};
 use crate::tensor::{from_vec, on_host, view};
 
@@ -70,6 +70,7 @@ impl Attention {
     /// When shapes or offsets do not fit.
     pub fn forward(
         &self,
+        precision: Precision,
         q_thk: &Tensor,
         k_tgk: &Tensor,
         v_tgk: &Tensor,
@@ -81,23 +82,16 @@ impl Attention {
         }
         let (q, k, v) = (view(q_thk)?, view(k_tgk)?, view(v_tgk)?);
         let width = self.heads * self.head_dim;
-        let mut o = vec![0f32; t * width];
-        let mut lse = vec![0f32; t * self.heads];
-        let parts: Vec<(Tile, Vec<f32>, Vec<f32>)> = self
-            .tiles(offsets)
-            .into_par_iter()
-            .map(|tile| {
-                let (o, lse) = self.forward_tile(tile, &q, &k, &v);
-                (tile, o, lse)
-            })
-            .collect();
-        for (tile, part, part_lse) in parts {
-            for (i, row) in part.chunks_exact(self.head_dim).enumerate() {
-                let token = tile.from + i;
-                let at = token * width + tile.head * self.head_dim;
-                o[at..at + self.head_dim].copy_from_slice(row);
-                lse[token * self.heads + tile.head] = part_lse[i];
-            }
+        let (mut o, mut lse) = (Vec::new(), vec![0f32; t * self.heads]);
+        let to = Columns::unwritten(&mut o, t * width, width);
+        let lse_to = Columns::new(&mut lse, self.heads);
+        let of = Inputs { precision, q: &q, k: &k, v: &v };
+        let tiles = self.tiles(offsets);
+        tiles.into_par_iter().for_each(|tile| self.forward_tile(tile, of, &to, &lse_to));
+        #[expect(unsafe_code, reason = "memory that the tiles have written")]
+        // SAFETY: the tiles are every head of every token, and each has overwritten its part.
+        unsafe {
+            o.set_len(t * width);
         }
         Ok(Saved { o_thk: from_vec(o, (t, width))?, lse_th: from_vec(lse, (t, self.heads))? })
     }
@@ -106,8 +100,10 @@ impl Attention {
     ///
     /// # Errors
     /// When shapes or offsets do not fit.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one op")]
     pub fn backward(
         &self,
+        precision: Precision,
         do_thk: &Tensor,
         q_thk: &Tensor,
         k_tgk: &Tensor,
@@ -126,28 +122,48 @@ impl Attention {
         // and over the heads of a group below, in order.
         let mut tasks: Vec<(usize, usize, usize)> = offsets
             .windows(2)
+            .filter(|w| w[0] < w[1])
             .flat_map(|w| (0..self.heads).map(move |head| (w[0], w[1], head)))
             .collect();
         tasks.sort_by_key(|(from, to, _)| std::cmp::Reverse(to - from));
-        let parts: Vec<_> = tasks
+        let mut dq = Vec::new();
+        let to = Columns::unwritten(&mut dq, t * width, width);
+        let of = Inputs { precision, q: &q, k: &k, v: &v };
+        let mut parts: Vec<_> = tasks
             .into_par_iter()
-            .map(|(from, to, head)| {
-                let grads = self.backward_row(head, from, to, &q, &k, &v, &dy, &o, &lse);
-                (from, head, grads)
+            .map(|(from, end, head)| {
+                let out = Outputs { dy: &dy, o: &o, lse: &lse };
+                (from, head, self.backward_row(head, from, end, of, out, &to))
             })
             .collect();
-        let mut dq = vec![0f32; t * width];
-        let mut dk = vec![0f32; t * kv_width];
-        let mut dv = vec![0f32; t * kv_width];
-        let mut parts = parts;
-        parts.sort_by_key(|(from, head, _)| (*from, *head));
-        for (from, head, grads) in &parts {
-            let group = head / (self.heads / self.kv_heads);
-            scatter(&mut dq, &grads.dq, *from, width, head * self.head_dim, self.head_dim);
-            scatter(&mut dk, &grads.dk, *from, kv_width, group * self.head_dim, self.head_dim);
-            scatter(&mut dv, &grads.dv, *from, kv_width, group * self.head_dim, self.head_dim);
+        #[expect(unsafe_code, reason = "memory that the tasks have written")]
+        // SAFETY: the tasks are every head of every row, and each has overwritten its columns of it.
+        unsafe {
+            dq.set_len(t * width);
         }
+        parts.sort_by_key(|(from, head, _)| (*from, *head));
+        let (dk, dv) = self.sum_groups(&parts, t);
         Ok((from_vec(dq, (t, width))?, from_vec(dk, (t, kv_width))?, from_vec(dv, (t, kv_width))?))
+    }
+
+    /// Gradients of k and v, of the parts of all rows and heads, in that order.
+    fn sum_groups(&self, parts: &[(usize, usize, RowGrads)], t: usize) -> (Vec<f32>, Vec<f32>) {
+        let (d, width) = (self.head_dim, self.kv_heads * self.head_dim);
+        let (mut dk, mut dv) = (vec![0f32; t * width], vec![0f32; t * width]);
+        let (to_k, to_v) = (Columns::new(&mut dk, width), Columns::new(&mut dv, width));
+        parts.par_chunks(self.heads / self.kv_heads).for_each(|group| {
+            for (from, head, grads) in group {
+                for (to, part) in [(&to_k, &grads.dk), (&to_v, &grads.dv)] {
+                    for (i, part) in part.chunks_exact(d).enumerate() {
+                        #[expect(unsafe_code, reason = "columns of one matrix, by several threads")]
+                        // SAFETY: a chunk is one group of heads of one row: this is its alone.
+                        let sums = unsafe { to.row(from + i, self.group(*head) * d, d) };
+                        sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+                    }
+                }
+            }
+        });
+        (dk, dv)
     }
 
     fn tiles(&self, offsets: &[usize]) -> Vec<Tile> {
@@ -168,12 +184,10 @@ impl Attention {
     }
 
     /// Capped scores of the tile: [to - from, to - first], unseen keys not yet masked.
-    fn scores(&self, tile: &Tile, first: usize, q: &[f32], k: &[f32]) -> Vec<f32> {
-        let (n, keys) = (tile.to - tile.from, tile.to - first);
-        let mut s = vec![0f32; n * keys];
-        let a = self.head_rows(q, self.heads, tile.head, tile.from, tile.to);
-        let b = self.head_rows(k, self.kv_heads, self.group(tile.head), first, tile.to);
-        gemm(&mut s, keys, Into::Overwrite, self.scale, a, b.t(), Parallelism::None);
+    fn scores(&self, tile: &Tile, first: usize, of: Inputs<'_>) -> Vec<f32> {
+        let a = self.head_rows(of.q, self.heads, tile.head, tile.from, tile.to);
+        let b = self.head_rows(of.k, self.kv_heads, self.group(tile.head), first, tile.to);
+        let mut s = product_alone(of.precision, self.scale, a, b.t());
         if let Some(cap) = self.softcap {
             with_simd(
                 #[inline(always)]
@@ -183,10 +197,10 @@ impl Attention {
         s
     }
 
-    fn forward_tile(&self, tile: Tile, q: &[f32], k: &[f32], v: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    fn forward_tile(&self, tile: Tile, of: Inputs<'_>, o: &Columns, lse_to: &Columns) {
         let (n, first) = (tile.to - tile.from, self.first_key(&tile));
         let keys = tile.to - first;
-        let mut s = self.scores(&tile, first, q, k);
+        let mut s = self.scores(&tile, first, of);
         let mut lse = vec![0f32; n];
         with_simd(
             #[inline(always)]
@@ -208,11 +222,17 @@ impl Attention {
                 }
             },
         );
-        let mut o = vec![0f32; n * self.head_dim];
         let p = Mat::new(&s, n, keys, keys);
-        let b = self.head_rows(v, self.kv_heads, self.group(tile.head), first, tile.to);
-        gemm(&mut o, self.head_dim, Into::Overwrite, 1.0, p, b, Parallelism::None);
-        (o, lse)
+        let b = self.head_rows(of.v, self.kv_heads, self.group(tile.head), first, tile.to);
+        let at = (tile.from, tile.head * self.head_dim);
+        #[expect(unsafe_code, reason = "parts of one matrix are written by several threads")]
+        // SAFETY: this head of these tokens is this tile's alone.
+        unsafe {
+            o.product(of.precision, at, Into::Overwrite, 1.0, p, b);
+            for (i, lse) in lse.iter().enumerate() {
+                lse_to.row(tile.from + i, tile.head, 1)[0] = *lse;
+            }
+        }
     }
 
     /// Keys (counted from `first`) that query token `i` sees.
@@ -222,35 +242,28 @@ impl Attention {
         (low, i + 1 - first)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
+    /// The gradient of one head of one row: of q into its columns, of k and v by themselves.
     fn backward_row(
         &self,
         head: usize,
         row: usize,
         end: usize,
-        q: &[f32],
-        k: &[f32],
-        v: &[f32],
-        dy: &[f32],
-        o: &[f32],
-        lse: &[f32],
+        of: Inputs<'_>,
+        out: Outputs<'_>,
+        dq: &Columns,
     ) -> RowGrads {
-        let d = self.head_dim;
-        let mut grads = RowGrads {
-            dq: vec![0f32; (end - row) * d],
-            dk: vec![0f32; (end - row) * d],
-            dv: vec![0f32; (end - row) * d],
-        };
+        let (d, Inputs { precision, q, k, v }, Outputs { dy, o, lse }) = (self.head_dim, of, out);
+        let (mut dk, mut dv) = (vec![0f32; (end - row) * d], vec![0f32; (end - row) * d]);
+        let (to_k, to_v) = (Columns::new(&mut dk, d), Columns::new(&mut dv, d));
         let group = self.group(head);
         for from in (row..end).step_by(TILE) {
             let tile = Tile { head, row, from, to: (from + TILE).min(end) };
             let (n, first) = (tile.to - from, self.first_key(&tile));
             let keys = tile.to - first;
-            let mut p = self.scores(&tile, first, q, k);
-            let mut ds = vec![0f32; n * keys];
+            let mut p = self.scores(&tile, first, of);
             let dy_tile = self.head_rows(dy, self.heads, head, from, tile.to);
             let v_rows = self.head_rows(v, self.kv_heads, group, first, tile.to);
-            gemm(&mut ds, keys, Into::Overwrite, 1.0, dy_tile, v_rows.t(), Parallelism::None);
+            let mut ds = product_alone(precision, 1.0, dy_tile, v_rows.t());
             with_simd(
                 #[inline(always)]
                 || {
@@ -266,16 +279,19 @@ impl Attention {
                     }
                 },
             );
-            let span = (first - row) * d..(tile.to - row) * d;
             let (p, ds) = (Mat::new(&p, n, keys, keys), Mat::new(&ds, n, keys, keys));
-            gemm(&mut grads.dv[span.clone()], d, Into::Add, 1.0, p.t(), dy_tile, Parallelism::None);
             let q_tile = self.head_rows(q, self.heads, head, from, tile.to);
-            gemm(&mut grads.dk[span], d, Into::Add, 1.0, ds.t(), q_tile, Parallelism::None);
             let k_rows = self.head_rows(k, self.kv_heads, group, first, tile.to);
-            let dq = &mut grads.dq[(from - row) * d..(tile.to - row) * d];
-            gemm(dq, d, Into::Overwrite, 1.0, ds, k_rows, Parallelism::None);
+            let seen = (first - row, 0);
+            #[expect(unsafe_code, reason = "parts of one matrix are written by several threads")]
+            // SAFETY: dk and dv are this task's, and so are the columns of its head in its row of dq.
+            unsafe {
+                to_v.product(precision, seen, Into::Add, 1.0, p.t(), dy_tile);
+                to_k.product(precision, seen, Into::Add, 1.0, ds.t(), q_tile);
+                dq.product(precision, (from, head * d), Into::Overwrite, 1.0, ds, k_rows);
+            }
         }
-        grads
+        RowGrads { dk, dv }
     }
 
     /// Turns scores into probabilities and their gradients into gradients of q kᵀ, for one query.
@@ -339,18 +355,24 @@ impl Attention {
     }
 }
 
-struct RowGrads {
-    dq: Vec<f32>,
-    dk: Vec<f32>,
-    dv: Vec<f32>,
+/// What both directions read of the whole micro-batch.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    precision: Precision,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
 }
 
-/// Adds [n, d] rows into columns `col..col + d` of rows `from..` of a matrix of `width` columns.
-fn scatter(into: &mut [f32], rows: &[f32], from: usize, width: usize, col: usize, d: usize) {
-    for (i, row) in rows.chunks_exact(d).enumerate() {
-        let at = (from + i) * width + col;
-        for (x, y) in into[at..at + d].iter_mut().zip(row) {
-            *x += y;
-        }
-    }
+/// What backward reads besides.
+#[derive(Clone, Copy)]
+struct Outputs<'a> {
+    dy: &'a [f32],
+    o: &'a [f32],
+    lse: &'a [f32],
+}
+
+struct RowGrads {
+    dk: Vec<f32>,
+    dv: Vec<f32>,
 }

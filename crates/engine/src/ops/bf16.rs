@@ -102,7 +102,7 @@ pub unsafe fn product(
     right: &dyn Operand,
 ) {
     let to = Destination { start: dst, stride, rows: left.lanes(), cols: right.lanes() };
-    multiply(Kernel::best(), &to, into, left, right);
+    multiply(Kernel::best(), &to, into, left, right, threads(&to, left.terms()));
 }
 
 /// As [`product`], into a slice that holds nothing else.
@@ -125,7 +125,35 @@ pub fn product_in(
     }
 }
 
-fn multiply(kernel: Kernel, to: &Destination, into: Into, left: &dyn Operand, right: &dyn Operand) {
+/// As [`product`], on this thread alone.
+///
+/// # Safety
+/// As there.
+#[expect(unsafe_code, reason = "as there")]
+pub(crate) unsafe fn product_alone(
+    dst: *mut f32,
+    stride: usize,
+    into: Into,
+    left: &dyn Operand,
+    right: &dyn Operand,
+) {
+    let to = Destination { start: dst, stride, rows: left.lanes(), cols: right.lanes() };
+    multiply(Kernel::best(), &to, into, left, right, 1);
+}
+
+/// How many threads a product is worth.
+fn threads(to: &Destination, terms: usize) -> usize {
+    if to.rows * to.cols * terms < SMALL { 1 } else { rayon::current_num_threads() }
+}
+
+fn multiply(
+    kernel: Kernel,
+    to: &Destination,
+    into: Into,
+    left: &dyn Operand,
+    right: &dyn Operand,
+    threads: usize,
+) {
     let terms = left.terms();
     assert_eq!(terms, right.terms(), "bf16: inner dimensions differ");
     if to.rows == 0 || to.cols == 0 {
@@ -138,8 +166,6 @@ fn multiply(kernel: Kernel, to: &Destination, into: Into, left: &dyn Operand, ri
         false => (Form::Right, Form::Left),
     };
     let stretches = stretches(terms, outer.grain().terms.max(inner.grain().terms));
-    let small = to.rows * to.cols * terms < SMALL;
-    let threads = if small { 1 } else { rayon::current_num_threads() };
     let panels = inner.lanes().div_ceil(SIDE);
     let all: usize = stretches.iter().map(|s| panels * s.len().div_ceil(STEP)).sum();
     with_tiles(&SHARED, all, |shared| {

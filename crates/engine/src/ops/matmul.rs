@@ -10,6 +10,7 @@ use candle_core::Tensor;
 use gemm::Parallelism;
 
 use super::bf16::{self, Lanes};
+use super::columns::Columns;
 use crate::error::{Error, Result};
 use crate::tensor::{from_vec, on_host, update, view};
 
@@ -101,26 +102,6 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// `dst (+)= scale * a b`, `dst` row-major with rows `dst_stride` apart.
-///
-/// # Panics
-/// When the shapes do not fit or a matrix reaches past its slice: a bug in the calling kernel.
-pub fn gemm(
-    dst: &mut [f32],
-    dst_stride: usize,
-    into: Into,
-    scale: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
-    threads: Parallelism,
-) {
-    #[expect(unsafe_code, reason = "the gemm crate's entry point takes raw pointers")]
-    // SAFETY: `dst` is exclusively borrowed and as long as said.
-    unsafe {
-        gemm_raw(dst.as_mut_ptr(), dst.len(), dst_stride, into, scale, a, b, threads);
-    }
-}
-
 /// `scale * a b`, row-major. The memory is not cleared first: it is the largest that a layer takes.
 fn product(precision: Precision, scale: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
     let (rows, cols) = (a.rows, b.cols);
@@ -134,6 +115,20 @@ fn product(precision: Precision, scale: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32>
     unsafe {
         let dst = out.as_mut_ptr();
         product_raw(precision, dst, rows * cols, cols, Into::Overwrite, scale, a, b);
+        out.set_len(rows * cols);
+    }
+    out
+}
+
+/// `scale * a b`, row-major, on this thread alone: a tile of a larger product.
+pub(crate) fn product_alone(precision: Precision, scale: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+    let (rows, cols) = (a.rows, b.cols);
+    let mut out = Vec::new();
+    let to = Columns::unwritten(&mut out, rows * cols, cols);
+    #[expect(unsafe_code, reason = "memory that the product writes")]
+    // SAFETY: nobody else knows the memory, and a product that overwrites writes all of it.
+    unsafe {
+        to.product(precision, (0, 0), Into::Overwrite, scale, a, b);
         out.set_len(rows * cols);
     }
     out
@@ -193,7 +188,7 @@ fn fits(len: usize, dst_stride: usize, a: &Mat<'_>, b: &Mat<'_>) {
     assert!(k == 0 || (a.last() < a.data.len() && b.last() < b.data.len()), "gemm: operand short");
 }
 
-/// As [`gemm`] on this thread alone, for a destination inside a matrix that other threads write too:
+/// `dst (+)= scale * a b` on this thread alone, inside a matrix that other threads write too:
 /// `dst` is followed by `len` elements, this one included.
 ///
 /// # Safety
@@ -201,7 +196,7 @@ fn fits(len: usize, dst_stride: usize, a: &Mat<'_>, b: &Mat<'_>) {
 /// is written to: row i at `dst + i * dst_stride`, as many as b has columns.
 ///
 /// # Panics
-/// As [`gemm`].
+/// When the shapes do not fit or a matrix reaches past its slice: a bug in the calling kernel.
 #[expect(unsafe_code, reason = "tiles of one matrix are written by several threads")]
 pub(crate) unsafe fn gemm_columns(
     dst: *mut f32,

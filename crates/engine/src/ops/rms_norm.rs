@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::simd::{sum2, with_simd};
-use crate::tensor::{from_vec, on_host, update, view};
+use crate::tensor::{filled, from_vec, on_host, update, view};
 
 /// Rows of one task. Fixed: the weight gradient is summed per task, then over tasks in order.
 const ROWS: usize = 32;
@@ -34,27 +34,27 @@ impl RmsNorm {
             return self.forward_composed(x_td, w_d);
         }
         let (x, w) = (view(x_td)?, view(w_d)?);
-        let mut y = vec![0f32; x.len()];
-        let mut rstd = vec![0f32; x.len() / d];
-        y.par_chunks_mut(ROWS * d)
-            .zip(x.par_chunks(ROWS * d))
-            .zip(rstd.par_chunks_mut(ROWS))
-            .for_each(|((y, x), rstd)| {
-                with_simd(
-                    #[inline(always)]
-                    || {
-                        let rows = y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(rstd);
-                        for ((y, x), rstd) in rows {
-                            let mean_sq = sum2(x, x, |a, b| a * b) / d as f32;
-                            *rstd = 1.0 / (mean_sq + self.eps).sqrt();
-                            for ((y, x), w) in y.iter_mut().zip(x).zip(&*w) {
-                                *y = x * *rstd * (w + self.offset);
-                            }
+        let (y, rstd) = filled(x.len(), ROWS * d, |i, y| {
+            let mut rstd = [0f32; ROWS];
+            let x = &x[i * ROWS * d..];
+            with_simd(
+                #[inline(always)]
+                || {
+                    let rows = y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(&mut rstd);
+                    for ((y, x), rstd) in rows {
+                        let mean_sq = sum2(x, x, |a, b| a * b) / d as f32;
+                        *rstd = 1.0 / (mean_sq + self.eps).sqrt();
+                        for ((y, x), w) in y.iter_mut().zip(x).zip(&*w) {
+                            *y = x * *rstd * (w + self.offset);
                         }
-                    },
-                );
-            });
-        let rows = rstd.len();
+                    }
+                },
+            );
+            rstd
+        });
+        let rows = x.len() / d;
+        let mut rstd = rstd.concat();
+        rstd.truncate(rows);
         Ok((from_vec(y, x_td.shape())?, from_vec(rstd, rows)?))
     }
 

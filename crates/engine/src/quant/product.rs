@@ -15,7 +15,8 @@ use rayon::prelude::*;
 use super::{Format, Packed};
 use crate::error::{Error, Result};
 use crate::ops::bf16::{self, Form, Grain, Lanes, Operand, Tile};
-use crate::ops::matmul::{Into, Mat, Precision, gemm_columns, same};
+use crate::ops::columns::Columns;
+use crate::ops::matmul::{Into, Mat, Precision, same};
 use crate::ops::matrix::Matrix;
 use crate::simd::{sum_sq, with_simd};
 use crate::tensor::{from_vec, update, view};
@@ -41,37 +42,6 @@ fn with_panel<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
         }
         work(&mut buffer[..len])
     })
-}
-
-/// A destination whose columns are shared out among tiles.
-struct Columns {
-    start: *mut f32,
-    len: usize,
-    stride: usize,
-}
-
-#[expect(unsafe_code, reason = "tiles of one matrix are written by several threads")]
-// SAFETY: every tile writes its own columns only, and the matrix outlives the loop over the tiles.
-unsafe impl Sync for Columns {}
-
-impl Columns {
-    fn new(data: &mut [f32], stride: usize) -> Self {
-        Self { start: data.as_mut_ptr(), len: data.len(), stride }
-    }
-
-    /// `columns[from..] (+)= scale * a b` for a product as wide as b.
-    ///
-    /// # Safety
-    /// No other thread may use columns `from .. from + b.cols()` meanwhile.
-    #[expect(unsafe_code, reason = "tiles of one matrix are written by several threads")]
-    unsafe fn product(&self, from: usize, into: Into, scale: f32, a: Mat<'_>, b: Mat<'_>) {
-        assert!(from <= self.len, "tile outside its matrix");
-        // SAFETY: `from` lies inside the allocation; `gemm_columns` checks the rest of the extent, and
-        // the caller keeps other threads away from these columns.
-        unsafe {
-            gemm_columns(self.start.add(from), self.len - from, self.stride, into, scale, a, b);
-        }
-    }
 }
 
 impl Packed {
@@ -144,7 +114,7 @@ impl Packed {
                 )]
                 // SAFETY: tiles have disjoint rows of the weight, which are columns of y.
                 unsafe {
-                    columns.product(rows.start, into, 1.0, a, b);
+                    columns.product(Precision::F32, (0, rows.start), into, 1.0, a, b);
                 }
             });
         });
@@ -208,7 +178,7 @@ impl Matrix for Packed {
                         #[expect(unsafe_code, reason = "as above")]
                         // SAFETY: tiles have disjoint columns of the weight, which are those of dx.
                         unsafe {
-                            columns.product(cols.start, into, scale, a, b);
+                            columns.product(Precision::F32, (0, cols.start), into, scale, a, b);
                         }
                     }
                 });

@@ -107,6 +107,7 @@ fn masked_scores(a: &Attention, q: &Tensor, k: &Tensor) -> Result<Tensor> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::ops::matmul::Precision;
     use crate::ops::testing::{close, dot, finite_difference, random};
 
     /// Heads, key/value heads, head width, window, soft-cap, row offsets.
@@ -141,11 +142,11 @@ mod tests {
         for case in 0..CASES.len() {
             let (a, offsets) = attention(case);
             let (q, k, v, dy) = operands(&a, *offsets.last().unwrap());
-            let got = a.forward(&q, &k, &v, offsets).unwrap();
+            let got = a.forward(Precision::F32, &q, &k, &v, offsets).unwrap();
             let want = forward(&a, &q, &k, &v, offsets).unwrap();
             close(&got.o_thk, &want.o_thk, 1e-5);
             close(&got.lse_th, &want.lse_th, 1e-5);
-            let got = a.backward(&dy, &q, &k, &v, &want, offsets).unwrap();
+            let got = a.backward(Precision::F32, &dy, &q, &k, &v, &want, offsets).unwrap();
             let want = backward(&a, &dy, &q, &k, &v, &want, offsets).unwrap();
             close(&got.0, &want.0, 2e-5);
             close(&got.1, &want.1, 2e-5);
@@ -158,10 +159,11 @@ mod tests {
         for case in [1, 3, 4] {
             let (a, offsets) = attention(case);
             let (q, k, v, dy) = operands(&a, *offsets.last().unwrap());
-            let saved = a.forward(&q, &k, &v, offsets).unwrap();
-            let (dq, dk, dv) = a.backward(&dy, &q, &k, &v, &saved, offsets).unwrap();
+            let saved = a.forward(Precision::F32, &q, &k, &v, offsets).unwrap();
+            let (dq, dk, dv) =
+                a.backward(Precision::F32, &dy, &q, &k, &v, &saved, offsets).unwrap();
             let loss = |q: &Tensor, k: &Tensor, v: &Tensor| {
-                dot(&a.forward(q, k, v, offsets).unwrap().o_thk, &dy)
+                dot(&a.forward(Precision::F32, q, k, v, offsets).unwrap().o_thk, &dy)
             };
             finite_difference(&q, &dq, 2e-2, |q| loss(q, &k, &v));
             finite_difference(&k, &dk, 2e-2, |k| loss(&q, k, &v));
@@ -173,9 +175,10 @@ mod tests {
     fn rows_do_not_see_each_other() {
         let (a, _) = attention(1);
         let (q, k, v, _) = operands(&a, 50);
-        let both = a.forward(&q, &k, &v, &[0, 20, 50]).unwrap().o_thk;
+        let both = a.forward(Precision::F32, &q, &k, &v, &[0, 20, 50]).unwrap().o_thk;
         let cut = |x: &Tensor| x.narrow(0, 20, 30).unwrap().contiguous().unwrap();
-        let alone = a.forward(&cut(&q), &cut(&k), &cut(&v), &[0, 30]).unwrap().o_thk;
+        let alone =
+            a.forward(Precision::F32, &cut(&q), &cut(&k), &cut(&v), &[0, 30]).unwrap().o_thk;
         close(&cut(&both), &alone, 1e-6);
     }
 }

@@ -47,6 +47,7 @@ pub fn decode(a: &Attention, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::ops::matmul::Precision;
     use crate::ops::testing::random;
     use crate::tensor::view;
 
@@ -55,7 +56,7 @@ mod tests {
         for (window, softcap) in [(None, None), (Some(7), Some(2.0))] {
             let a = Attention { heads: 4, kv_heads: 2, head_dim: 8, scale: 0.3, window, softcap };
             let (q, k, v) = (random(1, (30, 32)), random(2, (30, 16)), random(3, (30, 16)));
-            let full = a.forward(&q, &k, &v, &[0, 30]).unwrap().o_thk;
+            let full = a.forward(Precision::F32, &q, &k, &v, &[0, 30]).unwrap().o_thk;
             let full = view(&full).unwrap();
             let (q, k, v) = (view(&q).unwrap(), view(&k).unwrap(), view(&v).unwrap());
             let last = decode(&a, &q[28 * 32..], &k, &v);

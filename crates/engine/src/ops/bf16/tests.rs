@@ -81,10 +81,10 @@ fn check(kernel: Kernel, (m, n, k): (usize, usize, usize), ta: bool, tb: bool) {
         let to = Destination { start: dst.as_mut_ptr(), stride, rows: m, cols: n };
         let left = Lanes::rows(left, scale);
         if into == Into::Overwrite {
-            multiply(kernel, &to, into, &left, &Lanes::columns(right));
+            multiply(kernel, &to, into, &left, &Lanes::columns(right), 1);
         } else {
             let grain = Grain { lanes: 96, terms: 64 };
-            multiply(kernel, &to, into, &left, &Coarse(Lanes::columns(right), grain));
+            multiply(kernel, &to, into, &left, &Coarse(Lanes::columns(right), grain), 2);
         }
         for i in 0..m {
             for j in 0..n {
@@ -111,7 +111,7 @@ fn threads_do_not_change_a_bit() {
         let to = Destination { start: dst.as_mut_ptr(), stride: n, rows: m, cols: n };
         let left = Lanes::rows(Mat::new(&a, m, k, k), 1.0);
         let right = Lanes::columns(Mat::new(&b, k, n, n));
-        pool.install(|| multiply(Kernel::best(), &to, Into::Overwrite, &left, &right));
+        pool.install(|| multiply(Kernel::best(), &to, Into::Overwrite, &left, &right, threads));
         dst
     };
     let one = product(1);
@@ -128,7 +128,7 @@ fn no_terms_are_a_sum_of_zero() {
         let to = Destination { start: dst.as_mut_ptr(), stride: 40, rows: 40, cols: 40 };
         let left = Lanes::rows(Mat::new(&empty, 40, 0, 0), 1.0);
         let right = Lanes::columns(Mat::new(&empty, 0, 40, 40));
-        multiply(kernel, &to, Into::Overwrite, &left, &right);
+        multiply(kernel, &to, Into::Overwrite, &left, &right, 1);
         assert!(dst.iter().all(|x| *x == 0.0), "{kernel:?}");
     }
 }
