@@ -37,6 +37,7 @@ pub fn cpu_features() -> Vec<String> {
             ("fma", std::arch::is_x86_feature_detected!("fma")),
             ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
             ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
+            ("amx-bf16", crate::ops::bf16::carries_f32()),
         ];
         found.extend(known.iter().filter(|k| k.1).map(|k| k.0.to_owned()));
     }

@@ -1,7 +1,9 @@
-//! Products of operands that are rounded to bfloat16, summed in f32, on the units that CPUs have for it.
+//! Products on the units that CPUs have for bfloat16: of operands that are rounded to it, and of f32
+//! operands that are cut into three such numbers each.
 //!
-//! `dst (+)= a b`. Both operands are rounded to the nearest bf16 while they are packed; every product
-//! and sum is f32: what a GPU's tensor cores do. The kernel is AMX where the CPU has it (Sapphire
+//! `dst (+)= a b`. Operands are rounded to the nearest bf16 while they are packed, or cut without loss
+//! into a high, a middle and a low part ([`Limbs`]); every product and sum is f32: what a GPU's tensor
+//! cores do. The kernel is AMX where the CPU has it (Sapphire
 //! Rapids), else AVX-512's `vdpbf16ps` (Zen 4); [`available`] says whether there is one.
 //!
 //! The result is cut into blocks of 32 x 32. The operand with fewer lanes (rows of a, columns of b)
@@ -19,7 +21,7 @@ use rayon::prelude::*;
 use super::matmul::Into;
 use kernel::{Kernel, Unit};
 pub use operand::{Form, Grain, Lanes, Operand};
-pub use pack::Tile;
+pub use pack::{Limbs, Tile};
 use pack::{SIDE, STEP};
 
 #[cfg(target_arch = "x86_64")]
@@ -30,8 +32,8 @@ mod kernel;
 mod operand;
 mod pack;
 
-/// Terms that a group is packed for at once: two panels of them about fill a core's first cache.
-const DEPTH: usize = 768;
+/// Tiles of two panels that a group is packed for at once: they about fill a core's first cache.
+const DEPTH: usize = 48;
 
 /// Lanes of a group, at most.
 const GROUP: usize = 128;
@@ -43,6 +45,15 @@ const SMALL: usize = 1 << 20;
 #[must_use]
 pub fn available() -> bool {
     Kernel::best() != Kernel::Portable
+}
+
+/// Whether f32 products are faster as six of bf16 numbers than with this CPU's f32 instructions.
+#[must_use]
+pub fn carries_f32() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return Kernel::best() == Kernel::Amx;
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// What multiplies bf16 numbers here, for the log.
@@ -95,6 +106,7 @@ unsafe impl Sync for Destination {}
 /// When the operands' terms differ in number: a bug in the calling op.
 #[expect(unsafe_code, reason = "a destination that may be uninitialised comes as a pointer")]
 pub unsafe fn product(
+    limbs: Limbs,
     dst: *mut f32,
     stride: usize,
     into: Into,
@@ -102,7 +114,8 @@ pub unsafe fn product(
     right: &dyn Operand,
 ) {
     let to = Destination { start: dst, stride, rows: left.lanes(), cols: right.lanes() };
-    multiply(Kernel::best(), &to, into, left, right, threads(&to, left.terms()));
+    let threads = threads(&to, left.terms());
+    multiply((Kernel::best(), limbs, threads), &to, into, left, right);
 }
 
 /// As [`product`], into a slice that holds nothing else.
@@ -110,6 +123,7 @@ pub unsafe fn product(
 /// # Panics
 /// When the slice is too short, or the operands' terms differ: a bug in the calling op.
 pub fn product_in(
+    limbs: Limbs,
     dst: &mut [f32],
     stride: usize,
     into: Into,
@@ -121,7 +135,7 @@ pub fn product_in(
     #[expect(unsafe_code, reason = "kernels write blocks of a matrix that threads share")]
     // SAFETY: `dst` is exclusively borrowed, and was found long enough.
     unsafe {
-        product(dst.as_mut_ptr(), stride, into, left, right);
+        product(limbs, dst.as_mut_ptr(), stride, into, left, right);
     }
 }
 
@@ -131,6 +145,7 @@ pub fn product_in(
 /// As there.
 #[expect(unsafe_code, reason = "as there")]
 pub(crate) unsafe fn product_alone(
+    limbs: Limbs,
     dst: *mut f32,
     stride: usize,
     into: Into,
@@ -138,7 +153,7 @@ pub(crate) unsafe fn product_alone(
     right: &dyn Operand,
 ) {
     let to = Destination { start: dst, stride, rows: left.lanes(), cols: right.lanes() };
-    multiply(Kernel::best(), &to, into, left, right, 1);
+    multiply((Kernel::best(), limbs, 1), &to, into, left, right);
 }
 
 /// How many threads a product is worth.
@@ -147,12 +162,11 @@ fn threads(to: &Destination, terms: usize) -> usize {
 }
 
 fn multiply(
-    kernel: Kernel,
+    (kernel, limbs, threads): (Kernel, Limbs, usize),
     to: &Destination,
     into: Into,
     left: &dyn Operand,
     right: &dyn Operand,
-    threads: usize,
 ) {
     let terms = left.terms();
     assert_eq!(terms, right.terms(), "bf16: inner dimensions differ");
@@ -165,12 +179,13 @@ fn multiply(
         true => (Form::Left, Form::Right),
         false => (Form::Right, Form::Left),
     };
-    let stretches = stretches(terms, outer.grain().terms.max(inner.grain().terms));
+    let stretches = stretches(limbs, terms, outer.grain().terms.max(inner.grain().terms));
     let panels = inner.lanes().div_ceil(SIDE);
-    let all: usize = stretches.iter().map(|s| panels * s.len().div_ceil(STEP)).sum();
+    let all: usize = stretches.iter().map(|s| panels * limbs.tiles(s.len())).sum();
     with_tiles(&SHARED, all, |shared| {
-        pack_whole(inner, inner_form, &stretches, threads, shared);
-        let task = Task { kernel, to, into, rows_outside, form, stretches: &stretches, shared };
+        pack_whole((inner, inner_form, limbs), &stretches, threads, shared);
+        let stretches = &stretches;
+        let task = Task { kernel, limbs, to, into, rows_outside, form, stretches, shared };
         let size = group_size(outer, threads);
         let groups = outer.lanes().div_ceil(size);
         let group = |i: usize| i * size..outer.lanes().min((i + 1) * size);
@@ -182,9 +197,10 @@ fn multiply(
 }
 
 /// Equal stretches of the terms, each a whole number of steps and of `grain`, but for the last.
-fn stretches(terms: usize, grain: usize) -> Vec<Range<usize>> {
+fn stretches(limbs: Limbs, terms: usize, grain: usize) -> Vec<Range<usize>> {
     let unit = STEP.max(grain);
-    let count = terms.div_ceil(DEPTH.max(unit)).max(1);
+    let depth = STEP * DEPTH / 2 / limbs.count();
+    let count = terms.div_ceil(depth.max(unit)).max(1);
     let length = terms.div_ceil(count).next_multiple_of(unit).max(unit);
     // also where there are no terms: a sum of nothing is still written
     let starts = (0..terms.max(1)).step_by(length);
@@ -200,8 +216,7 @@ fn group_size(operand: &dyn Operand, threads: usize) -> usize {
 
 /// Packs every lane: stretch by stretch, panel by panel, step by step.
 fn pack_whole(
-    inner: &dyn Operand,
-    form: Form,
+    (inner, form, limbs): (&dyn Operand, Form, Limbs),
     stretches: &[Range<usize>],
     threads: usize,
     mut tiles: &mut [Tile],
@@ -209,16 +224,16 @@ fn pack_whole(
     let lanes = inner.lanes();
     let unit = group_size(inner, threads);
     for terms in stretches {
-        let steps = terms.len().div_ceil(STEP);
-        let (these, rest) = tiles.split_at_mut(lanes.div_ceil(SIDE) * steps);
+        let each = limbs.tiles(terms.len());
+        let (these, rest) = tiles.split_at_mut(lanes.div_ceil(SIDE) * each);
         tiles = rest;
-        if steps == 0 {
+        if each == 0 {
             continue;
         }
         let pack = |(i, part): (usize, &mut [Tile])| {
-            inner.pack(form, i * unit..lanes.min((i + 1) * unit), terms.clone(), part);
+            inner.pack(form, limbs, i * unit..lanes.min((i + 1) * unit), terms.clone(), part);
         };
-        let size = unit.div_ceil(SIDE) * steps;
+        let size = unit.div_ceil(SIDE) * each;
         match threads {
             1 => these.chunks_mut(size).enumerate().for_each(pack),
             _ => these.par_chunks_mut(size).enumerate().for_each(pack),
@@ -229,6 +244,7 @@ fn pack_whole(
 /// What the groups of one product share.
 struct Task<'a> {
     kernel: Kernel,
+    limbs: Limbs,
     to: &'a Destination,
     into: Into,
     /// Whether a group is some rows of the result, or some columns.
@@ -242,26 +258,27 @@ impl Task<'_> {
     /// The rows, or columns, `group` of the result.
     fn run(&self, outer: &dyn Operand, group: Range<usize>) {
         let panels = group.len().div_ceil(SIDE);
-        let longest = self.stretches[0].len().div_ceil(STEP);
+        let longest = self.limbs.tiles(self.stretches[0].len());
         let inner_lanes = if self.rows_outside { self.to.cols } else { self.to.rows };
         let inner_panels = inner_lanes.div_ceil(SIDE);
         with_tiles(&OWN, panels * longest, |own| {
             let unit = self.kernel.begin();
             let mut shared = self.shared;
             for (i, terms) in self.stretches.iter().enumerate() {
-                let steps = terms.len().div_ceil(STEP);
-                outer.pack(self.form, group.clone(), terms.clone(), &mut own[..panels * steps]);
-                let (these, rest) = shared.split_at(inner_panels * steps);
+                let each = self.limbs.tiles(terms.len());
+                let (mine, lanes) = (&mut own[..panels * each], group.clone());
+                outer.pack(self.form, self.limbs, lanes, terms.clone(), mine);
+                let (these, rest) = shared.split_at(inner_panels * each);
                 shared = rest;
                 let into = if i == 0 { self.into } else { Into::Add };
                 for mine in (0..panels).step_by(2) {
                     for other in (0..inner_panels).step_by(2) {
                         let at = (group.start + mine * SIDE, other * SIDE);
-                        let mine = &own[mine * steps..panels.min(mine + 2) * steps];
-                        let other = &these[other * steps..inner_panels.min(other + 2) * steps];
+                        let mine = &own[mine * each..panels.min(mine + 2) * each];
+                        let other = &these[other * each..inner_panels.min(other + 2) * each];
                         match self.rows_outside {
-                            true => self.block(&unit, steps, at, mine, other, into),
-                            false => self.block(&unit, steps, (at.1, at.0), other, mine, into),
+                            true => self.block(&unit, each, at, mine, other, into),
+                            false => self.block(&unit, each, (at.1, at.0), other, mine, into),
                         }
                     }
                 }
@@ -273,7 +290,7 @@ impl Task<'_> {
     fn block(
         &self,
         unit: &Unit,
-        steps: usize,
+        each: usize,
         (row, col): (usize, usize),
         a: &[Tile],
         b: &[Tile],
@@ -287,16 +304,16 @@ impl Task<'_> {
         if whole {
             #[expect(unsafe_code, reason = "as above")]
             // SAFETY: a whole block from `c` on lies inside the destination, in lanes that are this
-            // task's alone; a and b are two panels of `steps` tiles each.
+            // task's alone; a and b are two panels each.
             unsafe {
-                unit.block(steps, a, b, c, self.to.stride, into);
+                unit.block(self.limbs, a, b, c, self.to.stride, into);
             }
             return;
         }
         for down in (0..rows.min(2 * SIDE)).step_by(SIDE) {
             for across in (0..cols.min(2 * SIDE)).step_by(SIDE) {
-                let (a, b) = (&a[down / SIDE * steps..], &b[across / SIDE * steps..]);
-                let sums = unit.tile(&a[..steps], &b[..steps]);
+                let (a, b) = (&a[down / SIDE * each..], &b[across / SIDE * each..]);
+                let sums = unit.tile(self.limbs, &a[..each], &b[..each]);
                 for r in 0..SIDE.min(rows - down) {
                     for s in 0..SIDE.min(cols - across) {
                         #[expect(unsafe_code, reason = "as above")]

@@ -49,15 +49,15 @@ impl Columns {
         // `gemm_columns`, and below; the caller keeps other threads away.
         unsafe {
             let dst = self.start.add(at);
-            if precision.over(a.rows()) == Precision::F32 {
+            let Some(limbs) = precision.limbs(a.rows(), b.cols(), a.cols()) else {
                 return gemm_columns(dst, len, self.stride, into, scale, a, b);
-            }
+            };
             assert!(
                 a.rows() == 0 || (a.rows() - 1) * self.stride + b.cols() <= len,
                 "part outside its matrix"
             );
             let (left, right) = (Lanes::rows(a, scale), Lanes::columns(b));
-            bf16::product_alone(dst, self.stride, into, &left, &right);
+            bf16::product_alone(limbs, dst, self.stride, into, &left, &right);
         }
     }
 

@@ -9,7 +9,7 @@
 use candle_core::Tensor;
 use gemm::Parallelism;
 
-use super::bf16::{self, Lanes};
+use super::bf16::{self, Lanes, Limbs};
 use super::columns::Columns;
 use crate::error::{Error, Result};
 use crate::tensor::{from_vec, on_host, update, view};
@@ -33,14 +33,24 @@ pub enum Precision {
     Bf16,
 }
 
-/// Rows of x below which a product waits for memory, not for arithmetic: rounding would only cost.
+/// Rows, columns or terms below which a product waits for memory, not for arithmetic: rounding would only
+/// cost.
 const FEW: usize = 8;
 
+/// Operations below which an f32 product is not worth cutting its operands.
+const WORTH_CUTTING: usize = 1 << 22;
+
 impl Precision {
-    /// What a product over `t` tokens is computed in.
+    /// How the operands of an m x n product of k terms are given to the CPU's bf16 unit; `None`: they are
+    /// not, and it is one of f32 instructions.
     #[must_use]
-    pub fn over(self, t: usize) -> Self {
-        if t < FEW { Self::F32 } else { self }
+    pub fn limbs(self, m: usize, n: usize, k: usize) -> Option<Limbs> {
+        let cut = || 2 * m * n * k >= WORTH_CUTTING && bf16::carries_f32();
+        match self {
+            _ if m.min(n).min(k) < FEW => None,
+            Self::Bf16 => Some(Limbs::One),
+            Self::F32 => cut().then_some(Limbs::Three),
+        }
     }
 }
 
@@ -165,14 +175,14 @@ unsafe fn product_raw(
     b: Mat<'_>,
 ) {
     let threads = pool(2 * a.rows * a.cols * b.cols);
-    if precision == Precision::F32 {
+    let Some(limbs) = precision.limbs(a.rows, b.cols, a.cols) else {
         // SAFETY: the caller's promise.
         return unsafe { gemm_raw(dst, len, dst_stride, into, scale, a, b, threads) };
-    }
+    };
     fits(len, dst_stride, &a, &b);
     // SAFETY: the caller's promise, and the destination was found long enough.
     unsafe {
-        bf16::product(dst, dst_stride, into, &Lanes::rows(a, scale), &Lanes::columns(b));
+        bf16::product(limbs, dst, dst_stride, into, &Lanes::rows(a, scale), &Lanes::columns(b));
     }
 }
 
@@ -281,7 +291,7 @@ pub fn forward(precision: Precision, x_td: &Tensor, w_od: &Tensor) -> Result<Ten
     }
     let (x, w) = (view(x_td)?, view(w_od)?);
     let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
-    from_vec(product(precision.over(t), 1.0, a, b), (t, o))
+    from_vec(product(precision, 1.0, a, b), (t, o))
 }
 
 /// `y_to += scale * x_td w_odᵀ`, returning `y_to`.
@@ -303,7 +313,7 @@ pub fn forward_add(
     }
     let (x, w) = (view(x_td)?, view(w_od)?);
     let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
-    update(&y_to, |y| product_into(precision.over(t), y, Into::Add, scale, a, b))?;
+    update(&y_to, |y| product_into(precision, y, Into::Add, scale, a, b))?;
     Ok(y_to)
 }
 
@@ -329,7 +339,6 @@ pub fn input_grad(
     }
     let (dy, w) = (view(dy_to)?, view(w_od)?);
     let (a, b) = (Mat::new(&dy, t, o, o), Mat::new(&w, o, d, d));
-    let precision = precision.over(t);
     if let Some(dx_td) = dx_td {
         update(&dx_td, |dx| product_into(precision, dx, Into::Add, scale, a, b))?;
         return Ok(dx_td);
@@ -361,7 +370,7 @@ pub fn weight_grad(
     }
     let (dy, x) = (view(dy_to)?, view(x_td)?);
     let (a, b) = (Mat::new(&dy, t, o, o).t(), Mat::new(&x, t, d, d));
-    update(dw_od, |dw| product_into(precision.over(t), dw, into, scale, a, b))
+    update(dw_od, |dw| product_into(precision, dw, into, scale, a, b))
 }
 
 pub(crate) fn same(what: &str, left: usize, right: usize) -> Result<()> {

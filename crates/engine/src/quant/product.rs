@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::{Format, Packed};
 use crate::error::{Error, Result};
-use crate::ops::bf16::{self, Form, Grain, Lanes, Operand, Tile};
+use crate::ops::bf16::{self, Form, Grain, Lanes, Limbs, Operand, Tile};
 use crate::ops::columns::Columns;
 use crate::ops::matmul::{Into, Mat, Precision, same};
 use crate::ops::matrix::Matrix;
@@ -97,9 +97,9 @@ impl Packed {
         self.on_cpu(x_td)?;
         let x = view(x_td)?;
         let o = self.rows;
-        if precision.over(t) == Precision::Bf16 {
+        if let Some(limbs) = precision.limbs(t, o, d) {
             let x = Lanes::rows(Mat::new(&x, t, d, d), 1.0);
-            bf16::product_in(y, o, into, &x, &Rows(self));
+            bf16::product_in(limbs, y, o, into, &x, &Rows(self));
             return Ok(());
         }
         let (columns, step) = (Columns::new(y, o), self.tile_rows());
@@ -160,9 +160,9 @@ impl Matrix for Packed {
         let (d, width) = (self.cols, self.tile_cols());
         let depth = o.div_ceil(o.div_ceil(DEPTH).max(1)).max(1);
         let fill = |dx: &mut [f32], first: Into| {
-            if precision.over(t) == Precision::Bf16 {
+            if let Some(limbs) = precision.limbs(t, o, d) {
                 let dy = Lanes::rows(Mat::new(&dy, t, o, o), scale);
-                return bf16::product_in(dx, d, first, &dy, &Cols(self));
+                return bf16::product_in(limbs, dx, d, first, &dy, &Cols(self));
             }
             let columns = Columns::new(dx, d);
             (0..d.div_ceil(width)).into_par_iter().for_each(|tile| {
@@ -238,11 +238,19 @@ impl Operand for Rows<'_> {
         Grain { lanes: 1, terms: self.0.format.block() }
     }
 
-    fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]) {
+    fn pack(
+        &self,
+        form: Form,
+        limbs: Limbs,
+        lanes: Range<usize>,
+        terms: Range<usize>,
+        tiles: &mut [Tile],
+    ) {
         let (n, width) = (lanes.len(), terms.len());
         with_panel(n * width, |panel| {
             self.0.unpack(lanes, terms.start, width, panel);
-            Lanes::rows(Mat::new(panel, n, width, width), 1.0).pack(form, 0..n, 0..width, tiles);
+            let panel = Lanes::rows(Mat::new(panel, n, width, width), 1.0);
+            panel.pack(form, limbs, 0..n, 0..width, tiles);
         });
     }
 }
@@ -263,12 +271,19 @@ impl Operand for Cols<'_> {
         Grain { lanes: self.0.format.block(), terms: 1 }
     }
 
-    fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]) {
+    fn pack(
+        &self,
+        form: Form,
+        limbs: Limbs,
+        lanes: Range<usize>,
+        terms: Range<usize>,
+        tiles: &mut [Tile],
+    ) {
         let (n, width) = (terms.len(), lanes.len());
         with_panel(n * width, |panel| {
             self.0.unpack(terms, lanes.start, width, panel);
             let panel = Lanes::columns(Mat::new(panel, n, width, width));
-            panel.pack(form, 0..width, 0..n, tiles);
+            panel.pack(form, limbs, 0..width, 0..n, tiles);
         });
     }
 }

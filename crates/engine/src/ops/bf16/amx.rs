@@ -1,4 +1,5 @@
 //! Products with Intel's tile registers (AMX-BF16), in assembly: the compiler has no stable names for them.
+//! It uses none of them itself, so that what one piece of assembly leaves in them the next one finds.
 //!
 //! Eight registers of 16 rows x 64 bytes: four hold the sums of a 32 x 32 block, two a step of the left
 //! panels, two one of the right. Linux lets a process use them once it has asked.
@@ -10,7 +11,7 @@ use std::sync::LazyLock;
 
 use super::Into;
 use super::kernel::Sums;
-use super::pack::{SIDE, Tile};
+use super::pack::{Limbs, SIDE, Tile};
 
 /// Whether the CPU is Intel's.
 pub fn intel() -> bool {
@@ -92,28 +93,71 @@ pub fn release() {
 /// As [`super::kernel::Unit::block`].
 ///
 /// # Safety
-/// The registers are configured; two panels of `steps` tiles each; and as there.
+/// The registers are configured; two panels each; and as there.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-pub unsafe fn block(steps: usize, a: &[Tile], b: &[Tile], c: *mut f32, stride: usize, into: Into) {
-    let bytes = stride * size_of::<f32>();
-    let panel = steps * size_of::<Tile>();
-    // SAFETY: the loop reads `steps` tiles from each of the four panels, and 32 rows of 128 bytes of the
-    // destination are read (when adding) and written, all of which the caller vouches for.
+pub unsafe fn block(limbs: Limbs, a: &[Tile], b: &[Tile], c: *mut f32, stride: usize, into: Into) {
+    let steps = a.len() / 2 / limbs.count();
+    // SAFETY: the caller's promise.
+    unsafe {
+        begin_sums(c, stride, into);
+        match limbs {
+            Limbs::One => one(steps, a, b),
+            Limbs::Three => three(steps, a, b),
+        }
+        end_sums(c, stride);
+    }
+}
+
+/// Clears tiles 0 to 3, or fills them with the block that is added to.
+#[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
+unsafe fn begin_sums(c: *mut f32, stride: usize, into: Into) {
+    // SAFETY: only the block's 32 rows of 128 bytes are read, which the caller vouches for.
+    unsafe {
+        match into {
+            Into::Overwrite => asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nostack, nomem),
+            ),
+            Into::Add => asm!(
+                "tileloadd tmm0, [{c0} + {bytes}]",
+                "tileloadd tmm1, [{c0} + {bytes} + 64]",
+                "tileloadd tmm2, [{c1} + {bytes}]",
+                "tileloadd tmm3, [{c1} + {bytes} + 64]",
+                c0 = in(reg) c,
+                c1 = in(reg) c.add(SIDE * stride),
+                bytes = in(reg) stride * size_of::<f32>(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nostack, readonly),
+            ),
+        }
+    }
+}
+
+/// Writes tiles 0 to 3 to the block.
+#[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
+unsafe fn end_sums(c: *mut f32, stride: usize) {
+    // SAFETY: only the block's 32 rows of 128 bytes are written, which the caller vouches for.
     unsafe {
         asm!(
-            "test {add:e}, {add:e}",
-            "jnz 3f",
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "jmp 4f",
-            "3:",
-            "tileloadd tmm0, [{c0} + {bytes}]",
-            "tileloadd tmm1, [{c0} + {bytes} + 64]",
-            "tileloadd tmm2, [{c1} + {bytes}]",
-            "tileloadd tmm3, [{c1} + {bytes} + 64]",
-            "4:",
+            "tilestored [{c0} + {bytes}], tmm0",
+            "tilestored [{c0} + {bytes} + 64], tmm1",
+            "tilestored [{c1} + {bytes}], tmm2",
+            "tilestored [{c1} + {bytes} + 64], tmm3",
+            c0 = in(reg) c,
+            c1 = in(reg) c.add(SIDE * stride),
+            bytes = in(reg) stride * size_of::<f32>(),
+            options(nostack),
+        );
+    }
+}
+
+/// Adds the products of rounded operands to tiles 0 to 3.
+#[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
+unsafe fn one(steps: usize, a: &[Tile], b: &[Tile]) {
+    // SAFETY: the loop reads `steps` tiles from each of the four panels.
+    unsafe {
+        asm!(
             "test {steps}, {steps}",
             "jz 5f",
             "2:",
@@ -132,23 +176,79 @@ pub unsafe fn block(steps: usize, a: &[Tile], b: &[Tile], c: *mut f32, stride: u
             "dec {steps}",
             "jnz 2b",
             "5:",
-            "tilestored [{c0} + {bytes}], tmm0",
-            "tilestored [{c0} + {bytes} + 64], tmm1",
-            "tilestored [{c1} + {bytes}], tmm2",
-            "tilestored [{c1} + {bytes} + 64], tmm3",
-            add = in(reg) u32::from(into == Into::Add),
             steps = inout(reg) steps => _,
             a = inout(reg) a.as_ptr() => _,
-            a1 = inout(reg) a.as_ptr().byte_add(panel) => _,
+            a1 = inout(reg) a.as_ptr().add(a.len() / 2) => _,
             b = inout(reg) b.as_ptr() => _,
-            b1 = inout(reg) b.as_ptr().byte_add(panel) => _,
-            c0 = in(reg) c,
-            c1 = in(reg) c.add(SIDE * stride),
-            bytes = in(reg) bytes,
+            b1 = inout(reg) b.as_ptr().add(b.len() / 2) => _,
             row = in(reg) 64usize,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
+            options(nostack, readonly),
+        );
+    }
+}
+
+/// Adds the products of operands in three parts to tiles 0 to 3: of each step, the low left part with
+/// the high right one, then middle with middle and high, high with high, middle and low.
+#[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
+unsafe fn three(steps: usize, a: &[Tile], b: &[Tile]) {
+    macro_rules! products {
+        () => {
+            "tdpbf16ps tmm0, tmm4, tmm6\n tdpbf16ps tmm2, tmm5, tmm6\n \
+             tdpbf16ps tmm1, tmm4, tmm7\n tdpbf16ps tmm3, tmm5, tmm7"
+        };
+    }
+    macro_rules! left {
+        ($part:literal) => {
+            concat!(
+                "tileloadd tmm4, [{a} + {row} + ",
+                $part,
+                " * 1024]\n ",
+                "tileloadd tmm5, [{a1} + {row} + ",
+                $part,
+                " * 1024]"
+            )
+        };
+    }
+    macro_rules! right {
+        ($part:literal) => {
+            concat!(
+                "tileloadd tmm6, [{b} + {row} + ",
+                $part,
+                " * 1024]\n ",
+                "tileloadd tmm7, [{b1} + {row} + ",
+                $part,
+                " * 1024]"
+            )
+        };
+    }
+    // SAFETY: the loop reads `steps` times three tiles from each of the four panels.
+    unsafe {
+        asm!(
+            "test {steps}, {steps}",
+            "jz 5f",
+            "2:",
+            left!(2), right!(0), products!(),
+            left!(1), products!(),
+            right!(1), products!(),
+            left!(0), products!(),
+            right!(2), products!(),
+            right!(0), products!(),
+            "add {a}, 3072",
+            "add {b}, 3072",
+            "add {a1}, 3072",
+            "add {b1}, 3072",
+            "dec {steps}",
+            "jnz 2b",
+            "5:",
+            steps = inout(reg) steps => _,
+            a = inout(reg) a.as_ptr() => _,
+            a1 = inout(reg) a.as_ptr().add(a.len() / 2) => _,
+            b = inout(reg) b.as_ptr() => _,
+            b1 = inout(reg) b.as_ptr().add(b.len() / 2) => _,
+            row = in(reg) 64usize,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly),
         );
     }
 }
@@ -158,30 +258,30 @@ pub unsafe fn block(steps: usize, a: &[Tile], b: &[Tile], c: *mut f32, stride: u
 /// # Safety
 /// The registers are configured, and both panels are as long.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-pub unsafe fn tile(a: &[Tile], b: &[Tile]) -> Sums {
+pub unsafe fn tile(limbs: Limbs, a: &[Tile], b: &[Tile]) -> Sums {
     let mut sums = [0f32; SIDE * SIDE];
-    // SAFETY: the loop reads as many tiles from each panel as there are; `sums` is a tile.
+    let count = limbs.count();
+    // SAFETY: each load reads one tile, and the store writes one.
     unsafe {
+        asm!("tilezero tmm0", out("tmm0") _, options(nostack, nomem));
+        for (a, b) in a.chunks_exact(count).zip(b.chunks_exact(count)) {
+            for (i, j) in limbs.products() {
+                asm!(
+                    "tileloadd tmm4, [{a} + {row}]",
+                    "tileloadd tmm6, [{b} + {row}]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    a = in(reg) &raw const a[*i],
+                    b = in(reg) &raw const b[*j],
+                    row = in(reg) 64usize,
+                    out("tmm4") _, out("tmm6") _,
+                    options(nostack, readonly),
+                );
+            }
+        }
         asm!(
-            "tilezero tmm0",
-            "test {steps}, {steps}",
-            "jz 5f",
-            "2:",
-            "tileloadd tmm4, [{a} + {row}]",
-            "tileloadd tmm6, [{b} + {row}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "add {a}, 1024",
-            "add {b}, 1024",
-            "dec {steps}",
-            "jnz 2b",
-            "5:",
             "tilestored [{c} + {row}], tmm0",
-            steps = inout(reg) a.len() => _,
-            a = inout(reg) a.as_ptr() => _,
-            b = inout(reg) b.as_ptr() => _,
             c = in(reg) sums.as_mut_ptr(),
             row = in(reg) 64usize,
-            out("tmm0") _, out("tmm4") _, out("tmm6") _,
             options(nostack),
         );
     }

@@ -1,16 +1,18 @@
 //! Packing and products with AVX-512 and its bf16 instructions.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, __mmask16, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_mul_ps,
-    _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_ps, _mm512_storeu_si512,
-    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512, __m512bh, __m512i, __mmask16, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_permutex2var_epi16, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_srli_epi32,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::mem::transmute;
 
 use super::kernel::Sums;
-use super::pack::{SIDE, STEP, Source, Tile};
+use super::pack::{Limbs, SIDE, STEP, Source, Tile};
 use super::{Form, Into};
 
 /// Whether the CPU has the instructions of this file.
@@ -31,20 +33,30 @@ const ZIP: [u16; 32] = {
     index
 };
 
-/// Rounds a part. It is read in the order in which it lies in memory, which the CPU's own prefetching
+/// Positions of the upper halves of two registers' numbers.
+const UPPER: [u16; 32] = {
+    let mut index = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        index[i] = (2 * i + 1) as u16;
+        i += 1;
+    }
+    index
+};
+
+/// Rounds or cuts a part. It is read in the order in which it lies in memory, which the CPU's own prefetching
 /// wants; tiles are transposed afterwards, in the first cache.
 ///
 /// # Safety
 /// [`detected`], source and tiles fit each other, and one of the source's strides is 1.
 #[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn part(source: &Source<'_>, form: Form, tiles: &mut [Tile]) {
-    let steps = source.terms.div_ceil(STEP);
+pub unsafe fn part(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
     // SAFETY: the caller's promise.
     unsafe {
         match source.term_stride {
-            1 => by_lane(source, steps, form, tiles),
-            _ => by_pair(source, steps, form, tiles),
+            1 => by_lane(source, form, limbs, tiles),
+            _ => by_pair(source, form, limbs, tiles),
         }
     }
 }
@@ -52,16 +64,17 @@ pub unsafe fn part(source: &Source<'_>, form: Form, tiles: &mut [Tile]) {
 /// The terms of a lane lie side by side.
 #[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn by_lane(source: &Source<'_>, steps: usize, form: Form, tiles: &mut [Tile]) {
+unsafe fn by_lane(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
     let scale = _mm512_set1_ps(source.scale);
-    for (p, panel) in tiles.chunks_exact_mut(steps.max(1)).enumerate() {
+    let halves = Halves::Follow;
+    for (p, panel) in tiles.chunks_exact_mut(limbs.tiles(source.terms).max(1)).enumerate() {
         let lanes = source.lanes - p * SIDE;
         for lane in 0..SIDE {
             if lane >= lanes {
                 panel.iter_mut().for_each(|tile| tile.0[lane * SIDE..][..SIDE].fill(0));
                 continue;
             }
-            for (s, tile) in panel.iter_mut().enumerate() {
+            for (s, tiles) in panel.chunks_exact_mut(limbs.count()).enumerate() {
                 let left = source.terms - s * STEP;
                 // SAFETY: the loads are masked to the lane's terms; a tile has 16 rows.
                 unsafe {
@@ -78,7 +91,7 @@ unsafe fn by_lane(source: &Source<'_>, steps: usize, form: Form, tiles: &mut [Ti
                             )
                         }
                     };
-                    store(tile, lane, bits(round(low, high, scale)));
+                    put(tiles, lane, [low, high].map(|x| _mm512_mul_ps(x, scale)), halves);
                 }
             }
         }
@@ -91,10 +104,9 @@ unsafe fn by_lane(source: &Source<'_>, steps: usize, form: Form, tiles: &mut [Ti
 /// The lanes of a term lie side by side.
 #[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn by_pair(source: &Source<'_>, steps: usize, form: Form, tiles: &mut [Tile]) {
+unsafe fn by_pair(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
     let scale = _mm512_set1_ps(source.scale);
-    // SAFETY: the table is as long as a register.
-    let zip = unsafe { _mm512_loadu_si512(ZIP.as_ptr().cast()) };
+    let (steps, count) = (source.terms.div_ceil(STEP), limbs.count());
     let panels = source.lanes.div_ceil(SIDE);
     for s in 0..steps {
         for pair in 0..SIDE {
@@ -112,13 +124,16 @@ unsafe fn by_pair(source: &Source<'_>, steps: usize, form: Form, tiles: &mut [Ti
                         source.data.as_ptr().wrapping_add(term * source.term_stride + p * SIDE);
                     let low = _mm512_maskz_loadu_ps(first, from);
                     let high = _mm512_maskz_loadu_ps(second, from.wrapping_add(source.term_stride));
-                    let row = _mm512_permutexvar_epi16(zip, bits(round(low, high, scale)));
-                    store(&mut tiles[p * steps + s], pair, row);
+                    let tiles = &mut tiles[(p * steps + s) * count..][..count];
+                    put(tiles, pair, [low, high].map(|x| _mm512_mul_ps(x, scale)), Halves::Meet);
                 }
             }
         }
         if form == Form::Left {
-            (0..panels).for_each(|p| transpose(&mut tiles[p * steps + s]));
+            for p in 0..panels {
+                let tiles = &mut tiles[(p * steps + s) * count..][..count];
+                tiles.iter_mut().for_each(|tile| transpose(tile));
+            }
         }
     }
 }
@@ -128,10 +143,55 @@ fn mask(n: usize) -> __mmask16 {
     if n >= 16 { !0 } else { (1 << n) - 1 }
 }
 
+/// How two registers of sixteen numbers become sixteen pairs.
+#[derive(Clone, Copy)]
+enum Halves {
+    /// The second register's numbers follow the first's.
+    Follow,
+    /// Each number of the first meets one of the second.
+    Meet,
+}
+
+/// Row `row` of a step's tiles, one a limb: 32 numbers, rounded or cut.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn round(low: __m512, high: __m512, scale: __m512) -> __m512bh {
-    _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, scale), _mm512_mul_ps(low, scale))
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn put(tiles: &mut [Tile], row: usize, [low, high]: [__m512; 2], halves: Halves) {
+    if let [tile] = tiles {
+        let both = bits(_mm512_cvtne2ps_pbh(high, low));
+        return store(
+            tile,
+            row,
+            match halves {
+                Halves::Follow => both,
+                Halves::Meet => _mm512_permutexvar_epi16(table(&ZIP), both),
+            },
+        );
+    }
+    let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+    let (mut low, mut high) = (low, high);
+    for tile in tiles {
+        let (a, b) = (_mm512_castps_si512(low), _mm512_castps_si512(high));
+        store(
+            tile,
+            row,
+            match halves {
+                Halves::Follow => _mm512_permutex2var_epi16(a, table(&UPPER), b),
+                Halves::Meet => {
+                    _mm512_or_si512(_mm512_srli_epi32::<16>(a), _mm512_and_si512(b, upper))
+                }
+            },
+        );
+        low = _mm512_sub_ps(low, _mm512_castsi512_ps(_mm512_and_si512(a, upper)));
+        high = _mm512_sub_ps(high, _mm512_castsi512_ps(_mm512_and_si512(b, upper)));
+    }
+}
+
+#[expect(unsafe_code, reason = "a table is a register")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn table(of: &[u16; 32]) -> __m512i {
+    // SAFETY: the table is as long as a register.
+    unsafe { _mm512_loadu_si512(of.as_ptr().cast()) }
 }
 
 #[expect(unsafe_code, reason = "a row of a tile is a register")]
@@ -192,21 +252,25 @@ const ROWS: usize = 8;
 /// As [`super::kernel::Unit::block`].
 ///
 /// # Safety
-/// [`detected`]; two panels of `steps` tiles each; and as there.
+/// [`detected`]; two panels each; and as there.
 #[expect(unsafe_code, reason = "vector instructions on shared memory")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn block(steps: usize, a: &[Tile], b: &[Tile], c: *mut f32, stride: usize, into: Into) {
+pub unsafe fn block(limbs: Limbs, a: &[Tile], b: &[Tile], c: *mut f32, stride: usize, into: Into) {
+    let (count, each) = (limbs.count(), a.len() / 2);
     for part in 0..2 * SIDE / ROWS {
         let first = part * ROWS % SIDE;
-        let a = &a[part * ROWS / SIDE * steps..][..steps];
+        let a = &a[part * ROWS / SIDE * each..][..each];
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        for ((a, b0), b1) in a.iter().zip(&b[..steps]).zip(&b[steps..]) {
-            for pair in 0..SIDE {
-                let (b0, b1) = (right(b0, pair), right(b1, pair));
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = left(a, first + r, pair);
-                    sums[0] = _mm512_dpbf16_ps(sums[0], x, b0);
-                    sums[1] = _mm512_dpbf16_ps(sums[1], x, b1);
+        let steps = a.chunks_exact(count).zip(b[..each].chunks_exact(count));
+        for ((a, b0), b1) in steps.zip(b[each..].chunks_exact(count)) {
+            for (i, j) in limbs.products() {
+                for pair in 0..SIDE {
+                    let (b0, b1) = (right(&b0[*j], pair), right(&b1[*j], pair));
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = left(&a[*i], first + r, pair);
+                        sums[0] = _mm512_dpbf16_ps(sums[0], x, b0);
+                        sums[1] = _mm512_dpbf16_ps(sums[1], x, b1);
+                    }
                 }
             }
         }
@@ -232,13 +296,16 @@ pub unsafe fn block(steps: usize, a: &[Tile], b: &[Tile], c: *mut f32, stride: u
 /// [`detected`].
 #[expect(unsafe_code, reason = "vector instructions")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn sums(a: &[Tile], b: &[Tile]) -> Sums {
+pub unsafe fn sums(limbs: Limbs, a: &[Tile], b: &[Tile]) -> Sums {
     let mut sums = [_mm512_setzero_ps(); SIDE];
-    for (a, b) in a.iter().zip(b) {
-        for pair in 0..SIDE {
-            let b = right(b, pair);
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_dpbf16_ps(*sum, left(a, r, pair), b);
+    let count = limbs.count();
+    for (a, b) in a.chunks_exact(count).zip(b.chunks_exact(count)) {
+        for (i, j) in limbs.products() {
+            for pair in 0..SIDE {
+                let b = right(&b[*j], pair);
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_dpbf16_ps(*sum, left(&a[*i], r, pair), b);
+                }
             }
         }
     }

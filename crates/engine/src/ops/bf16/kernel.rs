@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::Into;
-use super::pack::{SIDE, Tile};
+use super::pack::{Limbs, SIDE, Tile};
 
 /// Sums of a tile: row by row.
 pub type Sums = [f32; SIDE * SIDE];
@@ -96,35 +96,37 @@ impl Drop for Unit {
 }
 
 impl Unit {
-    /// 32 x 32 sums of two left panels and two right ones, `steps` tiles each, in rows `stride` apart.
+    /// 32 x 32 sums of two left panels and two right ones, in rows `stride` apart.
     ///
     /// # Safety
     /// The 32 x 32 elements from `c` on are nobody else's. They may be uninitialised if they are
     /// overwritten.
     ///
     /// # Panics
-    /// When a panel is too short.
+    /// When the panels differ in length.
     #[expect(unsafe_code, reason = "the destination is a part of a matrix that threads share")]
     pub unsafe fn block(
         &self,
-        steps: usize,
+        limbs: Limbs,
         a: &[Tile],
         b: &[Tile],
         c: *mut f32,
         stride: usize,
         into: Into,
     ) {
-        assert!(a.len() == 2 * steps && b.len() == 2 * steps, "bf16: panels are short");
+        let each = a.len() / 2;
+        let whole = a.len() == b.len() && a.len().is_multiple_of(2 * limbs.count());
+        assert!(whole, "bf16: panels differ");
         // SAFETY: the caller's promise; the panels were checked, and the unit was detected.
         unsafe {
             match self.kernel {
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Amx => super::amx::block(steps, a, b, c, stride, into),
+                Kernel::Amx => super::amx::block(limbs, a, b, c, stride, into),
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Avx512 => super::avx512::block(steps, a, b, c, stride, into),
+                Kernel::Avx512 => super::avx512::block(limbs, a, b, c, stride, into),
                 Kernel::Portable => {
                     for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                        let sums = portable(&a[i * steps..][..steps], &b[j * steps..][..steps]);
+                        let sums = portable(limbs, &a[i * each..][..each], &b[j * each..][..each]);
                         write(&sums, c.add(i * SIDE * stride + j * SIDE), stride, into);
                     }
                 }
@@ -137,17 +139,18 @@ impl Unit {
     /// # Panics
     /// When the panels differ in length.
     #[must_use]
-    pub fn tile(&self, a: &[Tile], b: &[Tile]) -> Sums {
-        assert_eq!(a.len(), b.len(), "bf16: panels differ");
+    pub fn tile(&self, limbs: Limbs, a: &[Tile], b: &[Tile]) -> Sums {
+        let whole = a.len() == b.len() && a.len().is_multiple_of(limbs.count());
+        assert!(whole, "bf16: panels differ");
         #[expect(unsafe_code, reason = "vector instructions")]
         // SAFETY: the unit was detected, and both panels are as long.
         unsafe {
             match self.kernel {
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Amx => super::amx::tile(a, b),
+                Kernel::Amx => super::amx::tile(limbs, a, b),
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Avx512 => super::avx512::sums(a, b),
-                Kernel::Portable => portable(a, b),
+                Kernel::Avx512 => super::avx512::sums(limbs, a, b),
+                Kernel::Portable => portable(limbs, a, b),
             }
         }
     }
@@ -173,18 +176,25 @@ pub(super) unsafe fn write(sums: &Sums, c: *mut f32, stride: usize, into: Into) 
     }
 }
 
-fn portable(a: &[Tile], b: &[Tile]) -> Sums {
-    let number = |bits: u32| f32::from_bits(bits << 16);
+fn portable(limbs: Limbs, a: &[Tile], b: &[Tile]) -> Sums {
     let mut sums = [0f32; SIDE * SIDE];
-    for (a, b) in a.iter().zip(b) {
-        for (a, sums) in a.0.chunks_exact(SIDE).zip(sums.chunks_exact_mut(SIDE)) {
-            for (a, b) in a.iter().zip(b.0.chunks_exact(SIDE)) {
-                for (b, sum) in b.iter().zip(&mut *sums) {
-                    *sum += number(a & 0xffff) * number(b & 0xffff);
-                    *sum += number(a >> 16) * number(b >> 16);
-                }
-            }
+    let count = limbs.count();
+    for (a, b) in a.chunks_exact(count).zip(b.chunks_exact(count)) {
+        for (i, j) in limbs.products() {
+            add_product(&a[*i], &b[*j], &mut sums);
         }
     }
     sums
+}
+
+fn add_product(a: &Tile, b: &Tile, sums: &mut Sums) {
+    let number = |bits: u32| f32::from_bits(bits << 16);
+    for (a, sums) in a.0.chunks_exact(SIDE).zip(sums.chunks_exact_mut(SIDE)) {
+        for (a, b) in a.iter().zip(b.0.chunks_exact(SIDE)) {
+            for (b, sum) in b.iter().zip(&mut *sums) {
+                *sum += number(a & 0xffff) * number(b & 0xffff);
+                *sum += number(a >> 16) * number(b >> 16);
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::super::matmul::Mat;
-use super::pack::{self, Source, Tile};
+use super::pack::{self, Limbs, Source, Tile};
 
 /// Which side of a product a tile is for. See [`super::pack`] for the two layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +35,17 @@ pub trait Operand: Sync {
     /// What parts may be asked for.
     fn grain(&self) -> Grain;
 
-    /// Rounds a part to bf16, into panels of 16 lanes, one after the other, each of a tile a step.
+    /// Rounds or cuts a part to bf16, into panels of 16 lanes, one after the other, each of a tile a limb
+    /// a step.
     /// Lanes and terms that fill up the last panel and step are 0.
-    fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]);
+    fn pack(
+        &self,
+        form: Form,
+        limbs: Limbs,
+        lanes: Range<usize>,
+        terms: Range<usize>,
+        tiles: &mut [Tile],
+    );
 }
 
 /// An f32 matrix as an operand.
@@ -74,10 +82,18 @@ impl Operand for Lanes<'_> {
         Grain { lanes: 1, terms: 1 }
     }
 
-    fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]) {
+    fn pack(
+        &self,
+        form: Form,
+        limbs: Limbs,
+        lanes: Range<usize>,
+        terms: Range<usize>,
+        tiles: &mut [Tile],
+    ) {
         let (lane_stride, term_stride) = self.mat.strides();
         let data = self.mat.from(lanes.start, terms.start);
         let (lanes, terms, scale) = (lanes.len(), terms.len(), self.scale);
-        pack::part(&Source { data, lane_stride, term_stride, lanes, terms, scale }, form, tiles);
+        let source = Source { data, lane_stride, term_stride, lanes, terms, scale };
+        pack::part(&source, form, limbs, tiles);
     }
 }

@@ -1,4 +1,4 @@
-//! Tiles: 16 lanes x 32 terms, rounded to bf16, in the order in which the kernels read them.
+//! Tiles: 16 lanes x 32 terms in bf16, in the order in which the kernels read them.
 //!
 //! Two terms that follow each other share 32 bits, the first in the low half. A left tile holds lane
 //! after lane, 16 pairs each; a right tile holds pair after pair, 16 lanes each: one is the other's
@@ -11,6 +11,43 @@ pub const SIDE: usize = 16;
 
 /// Terms of a tile.
 pub const STEP: usize = 2 * SIDE;
+
+/// How many bf16 numbers stand for an f32 number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limbs {
+    /// The nearest.
+    One,
+    /// A high, a middle and a low part of eight bits each, whose sum it is. A product of two numbers is
+    /// then six products of parts; the three smallest of the nine, at most 2^-22 of it together, are left
+    /// out. The sum of many products is as good as f32 arithmetic's, whose every addition rounds by 2^-24.
+    Three,
+}
+
+impl Limbs {
+    /// The number.
+    #[must_use]
+    pub const fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Three => 3,
+        }
+    }
+
+    /// Tiles of a panel of `terms`.
+    #[must_use]
+    pub const fn tiles(self, terms: usize) -> usize {
+        terms.div_ceil(STEP) * self.count()
+    }
+
+    /// Which parts of the left and the right operand are multiplied, the smallest products first.
+    #[must_use]
+    pub const fn products(self) -> &'static [(usize, usize)] {
+        match self {
+            Self::One => &[(0, 0)],
+            Self::Three => &[(2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)],
+        }
+    }
+}
 
 /// 16 x 16 pairs of bf16 numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,41 +77,45 @@ pub struct Source<'a> {
 
 impl Source<'_> {
     /// Whether all of it lies inside `data`, and `tiles` are as many as it fills.
-    fn fits(&self, tiles: usize) -> bool {
+    fn fits(&self, limbs: Limbs, tiles: usize) -> bool {
         let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
         let end = last(self.lanes, self.lane_stride) + last(self.terms, self.term_stride);
         let inside = self.lanes * self.terms == 0 || end < self.data.len();
-        inside && tiles == self.lanes.div_ceil(SIDE) * self.terms.div_ceil(STEP)
+        inside && tiles == self.lanes.div_ceil(SIDE) * limbs.tiles(self.terms)
     }
 }
 
-/// Rounds a part: panel after panel of 16 lanes, each of a tile a step.
+/// Rounds or cuts a part: panel after panel of 16 lanes, each of a tile a limb a step.
 ///
 /// # Panics
 /// When the source reaches past its slice, or there are more or fewer tiles: a bug in the operand.
-pub fn part(source: &Source<'_>, form: Form, tiles: &mut [Tile]) {
-    assert!(source.fits(tiles.len()), "bf16: operand or tiles short");
+pub fn part(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
+    assert!(source.fits(limbs, tiles.len()), "bf16: operand or tiles short");
     #[cfg(target_arch = "x86_64")]
     if source.lane_stride.min(source.term_stride) == 1 && super::avx512::detected() {
         #[expect(unsafe_code, reason = "vector instructions")]
         // SAFETY: the CPU has them, and source and tiles were checked.
-        return unsafe { super::avx512::part(source, form, tiles) };
+        return unsafe { super::avx512::part(source, form, limbs, tiles) };
     }
-    portable(source, form, tiles);
+    portable(source, form, limbs, tiles);
 }
 
 /// As [`part`], number by number.
-pub(super) fn portable(source: &Source<'_>, form: Form, tiles: &mut [Tile]) {
-    let at = |lane: usize, term: usize| {
+pub(super) fn portable(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
+    let at = |limb: usize, lane: usize, term: usize| {
         if lane >= source.lanes || term >= source.terms {
             return 0;
         }
         let x = source.data[lane * source.lane_stride + term * source.term_stride];
-        u32::from(round(x * source.scale))
+        let x = x * source.scale;
+        u32::from(match limbs {
+            Limbs::One => round(x),
+            Limbs::Three => cut(x)[limb],
+        })
     };
-    let steps = source.terms.div_ceil(STEP).max(1);
+    let (steps, count) = (source.terms.div_ceil(STEP).max(1), limbs.count());
     for (i, tile) in tiles.iter_mut().enumerate() {
-        let (panel, step) = (i / steps, i % steps);
+        let (panel, step, limb) = (i / count / steps, i / count % steps, i % count);
         for lane in 0..SIDE {
             for pair in 0..SIDE {
                 let (lane_at, term) = (panel * SIDE + lane, step * STEP + 2 * pair);
@@ -82,10 +123,18 @@ pub(super) fn portable(source: &Source<'_>, form: Form, tiles: &mut [Tile]) {
                     Form::Left => lane * SIDE + pair,
                     Form::Right => pair * SIDE + lane,
                 };
-                tile.0[place] = at(lane_at, term) | at(lane_at, term + 1) << 16;
+                tile.0[place] = at(limb, lane_at, term) | at(limb, lane_at, term + 1) << 16;
             }
         }
     }
+}
+
+/// The number's high, middle and low eight bits; what is left of a number that is not finite is none.
+fn cut(x: f32) -> [u16; 3] {
+    let high = |x: f32| x.to_bits() & 0xffff_0000;
+    let middle = x - f32::from_bits(high(x));
+    let low = middle - f32::from_bits(high(middle));
+    [x, middle, low].map(|part| (part.to_bits() >> 16) as u16)
 }
 
 /// The nearest bf16, ties to even. What is too small for a normal number is 0, as the CPUs' own

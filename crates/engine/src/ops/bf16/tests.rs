@@ -30,14 +30,21 @@ impl Operand for Coarse<'_> {
         self.1
     }
 
-    fn pack(&self, form: Form, lanes: Range<usize>, terms: Range<usize>, tiles: &mut [Tile]) {
+    fn pack(
+        &self,
+        form: Form,
+        limbs: Limbs,
+        lanes: Range<usize>,
+        terms: Range<usize>,
+        tiles: &mut [Tile],
+    ) {
         let whole = |part: &Range<usize>, grain: usize, all: usize| {
             part.start.is_multiple_of(grain)
                 && (part.len().is_multiple_of(grain) || part.end == all)
         };
         assert!(whole(&lanes, self.1.lanes, self.lanes()), "{lanes:?}");
         assert!(whole(&terms, self.1.terms, self.terms()), "{terms:?}");
-        self.0.pack(form, lanes, terms, tiles);
+        self.0.pack(form, limbs, lanes, terms, tiles);
     }
 }
 
@@ -55,13 +62,15 @@ fn products_are_those_of_the_rounded_operands() {
     ] {
         for (transposed_a, transposed_b) in [(false, false), (false, true), (true, false)] {
             for kernel in Kernel::all() {
-                check(kernel, (m, n, k), transposed_a, transposed_b);
+                for limbs in [Limbs::One, Limbs::Three] {
+                    check(kernel, limbs, (m, n, k), transposed_a, transposed_b);
+                }
             }
         }
     }
 }
 
-fn check(kernel: Kernel, (m, n, k): (usize, usize, usize), ta: bool, tb: bool) {
+fn check(kernel: Kernel, limbs: Limbs, (m, n, k): (usize, usize, usize), ta: bool, tb: bool) {
     let (a, b) = (numbers(1, m * k), numbers(2, k * n));
     let mat = |data, rows, cols, t: bool| match t {
         true => Mat::new(data, cols, rows, rows).t(),
@@ -69,7 +78,10 @@ fn check(kernel: Kernel, (m, n, k): (usize, usize, usize), ta: bool, tb: bool) {
     };
     let (left, right) = (mat(&a, m, k, ta), mat(&b, k, n, tb));
     let scale = 0.75;
-    let rounded = |x: f32| f64::from(bf16::from_f32(x).to_f32());
+    let rounded = |x: f32| match limbs {
+        Limbs::One => f64::from(bf16::from_f32(x).to_f32()),
+        Limbs::Three => f64::from(x),
+    };
     let want = |i: usize, j: usize| -> f64 {
         let a = |l: usize| rounded(scale * if ta { a[l * m + i] } else { a[i * k + l] });
         let b = |l: usize| rounded(if tb { b[j * k + l] } else { b[l * n + j] });
@@ -81,10 +93,11 @@ fn check(kernel: Kernel, (m, n, k): (usize, usize, usize), ta: bool, tb: bool) {
         let to = Destination { start: dst.as_mut_ptr(), stride, rows: m, cols: n };
         let left = Lanes::rows(left, scale);
         if into == Into::Overwrite {
-            multiply(kernel, &to, into, &left, &Lanes::columns(right), 1);
+            multiply((kernel, limbs, 1), &to, into, &left, &Lanes::columns(right));
         } else {
             let grain = Grain { lanes: 96, terms: 64 };
-            multiply(kernel, &to, into, &left, &Coarse(Lanes::columns(right), grain), 2);
+            let right = Coarse(Lanes::columns(right), grain);
+            multiply((kernel, limbs, 2), &to, into, &left, &right);
         }
         for i in 0..m {
             for j in 0..n {
@@ -105,19 +118,23 @@ fn check(kernel: Kernel, (m, n, k): (usize, usize, usize), ta: bool, tb: bool) {
 fn threads_do_not_change_a_bit() {
     let (m, n, k) = (150, 333, 1700);
     let (a, b) = (numbers(3, m * k), numbers(4, k * n));
-    let product = |threads: usize| {
+    let product = |limbs: Limbs, threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut dst = vec![0f32; m * n];
         let to = Destination { start: dst.as_mut_ptr(), stride: n, rows: m, cols: n };
         let left = Lanes::rows(Mat::new(&a, m, k, k), 1.0);
         let right = Lanes::columns(Mat::new(&b, k, n, n));
-        pool.install(|| multiply(Kernel::best(), &to, Into::Overwrite, &left, &right, threads));
+        pool.install(|| {
+            multiply((Kernel::best(), limbs, threads), &to, Into::Overwrite, &left, &right)
+        });
         dst
     };
-    let one = product(1);
-    assert!(one.iter().any(|x| *x != 0.0));
-    assert_eq!(one, product(2));
-    assert_eq!(one, product(5));
+    for limbs in [Limbs::One, Limbs::Three] {
+        let one = product(limbs, 1);
+        assert!(one.iter().any(|x| *x != 0.0));
+        assert_eq!(one, product(limbs, 2));
+        assert_eq!(one, product(limbs, 5));
+    }
 }
 
 #[test]
@@ -128,10 +145,21 @@ fn no_terms_are_a_sum_of_zero() {
         let to = Destination { start: dst.as_mut_ptr(), stride: 40, rows: 40, cols: 40 };
         let left = Lanes::rows(Mat::new(&empty, 40, 0, 0), 1.0);
         let right = Lanes::columns(Mat::new(&empty, 0, 40, 40));
-        multiply(kernel, &to, Into::Overwrite, &left, &right, 1);
+        for limbs in [Limbs::One, Limbs::Three] {
+            dst.fill(7.0);
+            multiply((kernel, limbs, 1), &to, Into::Overwrite, &left, &right);
+            assert!(dst.iter().all(|x| *x == 0.0), "{kernel:?} {limbs:?}");
+        }
         assert!(dst.iter().all(|x| *x == 0.0), "{kernel:?}");
     }
 }
+
+const FORMS: [(Form, Limbs); 4] = [
+    (Form::Left, Limbs::One),
+    (Form::Right, Limbs::One),
+    (Form::Left, Limbs::Three),
+    (Form::Right, Limbs::Three),
+];
 
 #[test]
 fn tiles_are_the_portable_ones() {
@@ -157,14 +185,14 @@ fn tiles_are_the_portable_ones() {
         [(16, 32), (16, 31), (3, 17), (1, 1), (16, 16), (7, 2), (40, 70), (33, 64), (48, 1)];
     for (lanes, terms) in shapes {
         for (lane_stride, term_stride) in [(75, 1), (1, 50)] {
-            for form in [Form::Left, Form::Right] {
+            for (form, limbs) in FORMS {
                 let scale = 1.0;
                 let source = Source { data: &data, lane_stride, term_stride, lanes, terms, scale };
-                let count = usize::div_ceil(lanes, SIDE) * usize::div_ceil(terms, STEP);
+                let count = usize::div_ceil(lanes, SIDE) * limbs.tiles(terms);
                 let (mut got, mut want) =
                     (vec![Tile([9; 256]); count], vec![Tile([8; 256]); count]);
-                part(&source, form, &mut got);
-                portable(&source, form, &mut want);
+                part(&source, form, limbs, &mut got);
+                portable(&source, form, limbs, &mut want);
                 let numbers = |tiles: &[Tile]| tiles.iter().flat_map(|t| t.0).collect::<Vec<u32>>();
                 for (i, (got, want)) in numbers(&got).iter().zip(&numbers(&want)).enumerate() {
                     let same = got == want || nan(*got) && nan(*want);
