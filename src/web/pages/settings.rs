@@ -14,6 +14,7 @@ use super::{Htmx, go, html};
 use crate::db;
 use crate::jobs::queue::MOST_SLOTS;
 use crate::web::error::{Error, Result};
+use crate::web::extract::Caller;
 use crate::web::state::AppState;
 use crate::web::team::Who;
 
@@ -45,9 +46,9 @@ pub async fn show(
     State(state): State<AppState>,
     Extension(who): Extension<Who>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
 ) -> Result<Response> {
-    page(&state, &who, htmx, &headers, None).await
+    page(&state, &who, htmx, &caller, None).await
 }
 
 /// The page, with a token that was made just now.
@@ -58,10 +59,10 @@ pub(super) async fn page(
     state: &AppState,
     who: &Who,
     htmx: Htmx,
-    headers: &HeaderMap,
+    caller: &Caller,
     fresh: Option<String>,
 ) -> Result<Response> {
-    let shell = Shell::load(state, headers, "settings").await?;
+    let shell = Shell::load(state, caller, "settings").await?;
     let queue = state.jobs.queue().await?;
     let people = match who.role {
         db::team::Role::Admin => Some(db::team::users(&state.db).await?),
