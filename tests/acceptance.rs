@@ -402,3 +402,26 @@ fn every_check_names_its_tests() {
     }
     assert_eq!(checks, (1..=16).collect());
 }
+
+/// Keys of one letter lead to the places, are told in the settings, and can be switched off there.
+#[tokio::test(flavor = "multi_thread")]
+async fn shortcuts_can_be_switched_off() {
+    let server = Server::start().await;
+    let browser = Browser::open().await;
+    let press = "for (const key of ['g', 'q']) document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));";
+    let settings = format!("{}/settings", server.url);
+    browser.tab.goto(&settings).await.unwrap();
+    browser.until("document.querySelector('#keys:checked')", SOON).await;
+    let told =
+        "return [...document.querySelectorAll('.keys dt')].map((key) => key.textContent).join(' ')";
+    assert_eq!(browser.script(told).await, json!("n / gr gd gm gq gs ge ?"));
+    browser.script(press).await;
+    browser.until("location.pathname === '/queue'", SOON).await;
+    browser.tab.goto(&settings).await.unwrap();
+    browser.until("document.querySelector('#keys:checked')", SOON).await;
+    browser.script(&format!("document.getElementById('keys').click(); {press}")).await;
+    browser.tab.refresh().await.unwrap();
+    browser.until("document.querySelector('#keys:not(:checked)')", SOON).await;
+    assert_eq!(browser.script("return location.pathname").await, json!("/settings"));
+    browser.close().await;
+}

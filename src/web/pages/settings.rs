@@ -18,6 +18,19 @@ use crate::web::extract::Caller;
 use crate::web::state::AppState;
 use crate::web::team::Who;
 
+/// What the keyboard does on every page (static/app.js), and the text that says so.
+const KEYS: &[(&str, &str)] = &[
+    ("n", "nav.new"),
+    ("/", "keys.search"),
+    ("g r", "nav.runs"),
+    ("g d", "nav.datasets"),
+    ("g m", "nav.models"),
+    ("g q", "nav.queue"),
+    ("g s", "nav.system"),
+    ("g e", "nav.settings"),
+    ("?", "keys.help"),
+];
+
 #[derive(Template)]
 #[template(path = "pages/settings.html", blocks = ["main"])]
 struct Page {
@@ -26,6 +39,7 @@ struct Page {
     most: usize,
     paused: bool,
     who: Who,
+    keys: &'static [(&'static str, &'static str)],
     /// Whether people log in here.
     login: bool,
     tokens: Vec<db::team::ApiToken>,
@@ -81,6 +95,7 @@ pub(super) async fn page(
         most: MOST_SLOTS,
         paused: queue.paused,
         who: who.clone(),
+        keys: KEYS,
         login: state.config.wants_token(),
         roles: db::team::Role::ALL,
         webhooks,
