@@ -252,32 +252,32 @@ fn data(args: &RunArgs) -> ExitCode {
         Err(error) => return wrong(&error),
     };
     match run_args::read(&words, Purpose::Data) {
-        Ok((config, notices, _)) => report(notices, engine::rows(&config, limit)),
+        Ok((config, notices, _)) => report(&notices, || engine::rows(&config, limit)),
         Err(error) => wrong(&error),
     }
 }
 
 fn template(args: &TemplateArgs) -> ExitCode {
     match &args.name {
-        Some(name) => report(Vec::new(), engine::show_template(name)),
+        Some(name) => report(&[], || engine::show_template(name)),
         None if args.show => {
             warn_line!("--show wants the name of a template; `tallow template` lists them");
             exit(RunExit::BadInput)
         }
-        None => report(Vec::new(), engine::list_templates()),
+        None => report(&[], engine::list_templates),
     }
 }
 
 fn eval(args: &RunArgs) -> ExitCode {
     match run_args::read(&args.words, Purpose::Eval) {
-        Ok((config, notices, _)) => report(notices, engine::eval(&config)),
+        Ok((config, notices, _)) => report(&notices, || engine::eval(&config)),
         Err(error) => wrong(&error),
     }
 }
 
 fn estimate(args: &RunArgs) -> ExitCode {
     match run_args::read(&args.words, Purpose::Train) {
-        Ok((config, notices, _)) => report(notices, engine::estimate(&config)),
+        Ok((config, notices, _)) => report(&notices, || engine::estimate(&config)),
         Err(error) => wrong(&error),
     }
 }
@@ -289,17 +289,18 @@ fn bench(args: &RunArgs) -> ExitCode {
     };
     match run_args::read(&words, Purpose::Train) {
         Ok((config, notices, _)) => {
-            report(notices, engine::bench(&config, steps.map(|n| n as u64)))
+            report(&notices, || engine::bench(&config, steps.map(|n| n as u64)))
         }
         Err(error) => wrong(&error),
     }
 }
 
-fn report(notices: Vec<Notice>, outcome: Result<(), worker::Failure>) -> ExitCode {
+/// Says what has no effect, then does the work: the result stands last.
+fn report(notices: &[Notice], work: impl FnOnce() -> Result<(), worker::Failure>) -> ExitCode {
     for notice in notices {
         warn_line!("{}", notice.text);
     }
-    match outcome {
+    match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             warn_line!("{}", failure.message);

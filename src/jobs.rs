@@ -260,6 +260,12 @@ impl Jobs {
         self.0.ward.of(id)
     }
 
+    /// The NVIDIA devices of this machine, now; asks the driver, which may take a moment.
+    #[must_use]
+    pub fn gpus(&self) -> Vec<crate::gpu::Gpu> {
+        self.0.ward.gpus()
+    }
+
     /// Changes whenever the run has new events.
     #[must_use]
     pub fn doorbell(&self, id: &str) -> watch::Receiver<u64> {

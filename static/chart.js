@@ -168,9 +168,10 @@ export class Plot {
     if (this.chart && size.width > 0 && (size.width !== this.chart.width || size.height !== this.chart.height)) this.chart.setSize(size);
   }
 
-  /** Asks for a redraw; many points in a short time make one. */
-  draw() {
-    if (this.timer || !this.visible) return;
+  /** Asks for a redraw; many points in a short time make one. `now`: somebody waits for it. */
+  draw(now = false) {
+    if (!this.visible || (this.timer && !now)) return;
+    clearTimeout(this.timer);
     this.timer = setTimeout(() => {
       this.timer = null;
       const { data } = this;
@@ -179,7 +180,7 @@ export class Plot {
       if (!this.chart) { if (data[0].length) this.build(data); return; }
       this.chart.setData(data, !this.window);
       if (this.window) this.chart.setScale('x', this.range);
-    }, this.chart ? REDRAW : 0);
+    }, this.chart && !now ? REDRAW : 0);
   }
 
   get data() {
@@ -233,10 +234,10 @@ export class Plot {
     else this.show({ min: from, max: to });
   }
 
-  /** Shows the steps from `min` to `max`; null is all of them. */
+  /** Shows the steps from `min` to `max`, at once from what is there; null is all of them. */
   show(window) {
     this.window = window;
-    this.draw();
+    this.draw(true);
   }
 
   /** Checkpoints: small triangles on the x axis. Values that are not finite: red strokes above it. */

@@ -42,8 +42,8 @@ const plots = boxes.map((box) => {
   });
 });
 
-const redraw = () => { for (const plot of plots) plot.draw(); };
-weight.addEventListener('input', () => { remember('smooth', weight.value, '0.6'); redraw(); });
+const redraw = (now) => { for (const plot of plots) plot.draw(now); };
+weight.addEventListener('input', () => { remember('smooth', weight.value, '0.6'); redraw(true); });
 log10.addEventListener('change', () => { remember('log', log10.checked ? 'yes' : '', ''); for (const plot of plots) plot.build(); });
 axis.addEventListener('change', () => { remember('x', axis.value, 'step'); zoom(null); for (const plot of plots) plot.build(); });
 
@@ -68,7 +68,7 @@ async function zoom(from, to) {
   const fresh = from === null ? whole : await load(from, to);
   if (mine !== turn) return;
   curves = fresh;
-  redraw();
+  redraw(true);
 }
 
 await document.fonts.ready;

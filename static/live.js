@@ -15,7 +15,7 @@ let status = page.status;
 
 const weight = by('smooth');
 weight.value = recall('smooth') ?? weight.value;
-weight.addEventListener('input', () => { remember('smooth', weight.value, '0.6'); plots.loss.draw(); });
+weight.addEventListener('input', () => { remember('smooth', weight.value, '0.6'); plots.loss.draw(true); });
 
 const log10 = by('log-scale');
 log10.checked = recall('log') === 'yes';
@@ -65,7 +65,7 @@ async function fetchCurves(more) {
   return Object.fromEntries(KEYS.map((key) => [key, new Series().load(all[key])]));
 }
 
-const redraw = () => { for (const plot of Object.values(plots)) plot.draw(); };
+const redraw = (now) => { for (const plot of Object.values(plots)) plot.draw(now); };
 
 const offer = () => offerAxes(axis, (key) => curves[key].steps.length > 0);
 
@@ -112,7 +112,7 @@ async function zoom(from, to) {
   const fresh = await fetchCurves(`&x0=${from}&x1=${to}`).catch(() => null);
   if (!fresh || turn !== asked) return;
   near = { curves: fresh };
-  redraw();
+  redraw(true);
 }
 
 // readings -------------------------------------------------------------------------------------------------------
@@ -181,7 +181,11 @@ function takeState(state) {
   const waiting = by('plot-loss').querySelector('.waiting');
   if (waiting) waiting.textContent = phase + done;
   if (state.elapsed_s) put('r-elapsed', duration(state.elapsed_s));
-  if (state.resident) by('r-usage').textContent = state.cores === null ? size(state.resident) : word('run.usage', state.cores.toFixed(1), size(state.resident));
+  if (state.resident) {
+    const own = state.cores === null ? size(state.resident) : word('run.usage', state.cores.toFixed(1), size(state.resident));
+    const gpu = state.gpu ? ` · ${word('run.gpu', state.gpu.busy, size(state.gpu.used), size(state.gpu.size))}` : '';
+    by('r-usage').textContent = own + gpu;
+  }
   if (!changed) return;
   say(word(`status.${status}`));
   by('r-bar').className = `s-${status}`;

@@ -114,6 +114,27 @@ fn missing_and_broken_files() {
     bench.fails(&["rows.jsonl"]);
 }
 
+/// What has no effect is said first: the result stands last.
+#[test]
+fn notices_come_before_the_result() {
+    let mut bench = Bench::new();
+    bench.set("tf32", json!(true)).command();
+    for command in ["estimate", "data"] {
+        let both = fs::File::create(bench.path("both")).unwrap();
+        let out = Command::new(env!("CARGO_BIN_EXE_tallow"))
+            .arg(command)
+            .arg(bench.path("config.json"))
+            .stdout(both.try_clone().unwrap())
+            .stderr(both)
+            .status()
+            .unwrap();
+        assert!(out.success(), "{command}");
+        let text = fs::read_to_string(bench.path("both")).unwrap();
+        let (notice, result) = (text.find("`tf32` has no effect"), text.find('{'));
+        assert!(notice.is_some() && notice < result, "{command}: {text}");
+    }
+}
+
 #[test]
 fn unknown_names() {
     let mut bench = Bench::new();

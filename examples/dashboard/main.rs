@@ -2,7 +2,7 @@
 //!
 //! - `lists`: 10,000 runs, listed, searched and filtered. `curves`: a run of a million points, whole and zoomed.
 //! - `viewers`: so many (1000) event streams of one run that trains on one thread: how late events come, what the server's
-//!   memory grows by, and how much slower the training is.
+//!   memory grows by, how much slower the training is, and how much of the processor each process takes.
 //!
 //! Times are told and nothing is asserted: the tests assert what is shown, this tells how fast. The server is
 //! `target/release/tallow` beside this program, or $TALLOW.

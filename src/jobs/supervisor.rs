@@ -3,6 +3,7 @@
 //! A worker of ours is noticed dead by its exit; an adopted one, which is no child of this process, by its lock. What it
 //! did last is in events.jsonl: an exit event is its word, and without one it died.
 
+mod changes;
 mod watch;
 
 use std::sync::Arc;

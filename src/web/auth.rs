@@ -91,7 +91,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 ///
 /// # Errors
 /// Where the database fails.
-pub async fn identify(state: &AppState, headers: &HeaderMap) -> crate::db::Result<Option<Who>> {
+async fn identify(state: &AppState, headers: &HeaderMap) -> crate::db::Result<Option<Who>> {
     if state.auth.secrets.is_none() {
         return Ok(Some(Who::local()));
     }

@@ -1,18 +1,44 @@
 //! What handlers take out of a request, with a problem instead of axum's plain text where it is wrong.
 
+use std::convert::Infallible;
 use std::fmt::Display;
-use std::ops::RangeInclusive;
+use std::ops::{Deref, RangeInclusive};
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 use super::error::Error;
 use super::guard::is_json;
+use super::team::Who;
+
+/// Who asks for a page, as it was found out before, and with which headers.
+pub struct Caller {
+    /// Nobody where that was not asked for.
+    pub who: Who,
+    headers: HeaderMap,
+}
+
+impl Deref for Caller {
+    type Target = HeaderMap;
+
+    fn deref(&self) -> &HeaderMap {
+        &self.headers
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let who = parts.extensions.get::<Who>().cloned().unwrap_or_else(Who::nobody);
+        Ok(Self { who, headers: parts.headers.clone() })
+    }
+}
 
 /// The id in a path; one that is no text is the id of nothing (404).
 pub struct Id(pub String);

@@ -182,6 +182,9 @@ fn place_vitals(state: &mut serde_json::Value, vitals: Option<Vitals>) -> Option
         state["cores"] = vitals.cores.into();
         state["resident"] = vitals.resident.into();
         state["peak"] = vitals.peak.into();
+        if let Some(gpu) = vitals.gpu {
+            state["gpu"] = serde_json::json!(gpu);
+        }
     }
     vitals
 }
@@ -251,6 +254,24 @@ mod tests {
         let expected = "event: log\ndata: [{},{}]\n\nevent: state\ndata: {\"a\":1}\nid: 7\n\n";
         assert_eq!(written(&frames, 7), expected);
         assert_eq!(written(&[], 7), "");
+    }
+
+    #[test]
+    fn what_the_worker_uses() {
+        let gpu = Some(crate::gpu::Load { busy: 90, used: 3, size: 8 });
+        let vitals = Vitals { cores: None, resident: 5, peak: 6, gpu };
+        for (vitals, expected) in [
+            (None, "{}"),
+            (Some(Vitals { gpu: None, ..vitals }), r#"{"cores":null,"resident":5,"peak":6}"#),
+            (
+                Some(vitals),
+                r#"{"cores":null,"resident":5,"peak":6,"gpu":{"busy":90,"used":3,"size":8}}"#,
+            ),
+        ] {
+            let mut state = serde_json::json!({});
+            place_vitals(&mut state, vitals);
+            assert_eq!(state.to_string(), expected);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::error::{Error, Result};
 use super::state::AppState;
 use crate::db;
+use crate::gpu::Gpu;
 use crate::machine::{self, Disk, Machine};
 
 /// Less room than this on the data folder's disk is worth a warning.
@@ -30,6 +31,8 @@ pub struct System {
     pub runs: i64,
     /// Devices that can train.
     pub devices: Vec<Device>,
+    /// NVIDIA devices that the driver tells of; they train where the program was built for them.
+    pub gpus: Vec<Gpu>,
     /// Cores that this program may use.
     pub cores: usize,
     /// Bytes of memory.
@@ -76,14 +79,16 @@ impl System {
     /// # Errors
     /// Where the database fails.
     pub async fn look(state: &AppState) -> Result<Self> {
-        let folder = state.config.data_dir.clone();
+        let (folder, jobs) = (state.config.data_dir.clone(), state.jobs.clone());
         let seen = tokio::task::spawn_blocking(move || {
             let size = |name: &str| folder.join(name).metadata().map_or(0, |file| file.len());
             let database = size("tallow.db") + size("tallow.db-wal");
             let writable = machine::is_writable(&folder);
-            (Machine::look(), Disk::of(&folder).unwrap_or_default(), database, writable)
+            let disk = Disk::of(&folder).unwrap_or_default();
+            (Machine::look(), disk, jobs.gpus(), database, writable)
         });
-        let (machine, disk, database_bytes, writable) = seen.await.map_err(Error::internal)?;
+        let (machine, disk, gpus, database_bytes, writable) =
+            seen.await.map_err(Error::internal)?;
         let counts = db::runs::counts(&state.db).await?;
         let queue = state.jobs.queue().await?;
         let sqlite = db::version(&state.db).await?;
@@ -99,6 +104,7 @@ impl System {
             database_bytes,
             runs: counts.iter().map(|(_, count)| count).sum(),
             devices: vec![Device { kind: "cpu", name, features: machine.features }],
+            gpus,
             cores: machine.cores,
             memory_bytes: machine.memory,
             memory_free_bytes: machine.memory_free,

@@ -19,11 +19,14 @@ use tokio::time::{Instant, sleep};
 use super::super::ingest::Reader;
 use super::super::state::{Effect, Ending, Input};
 use super::super::{ActionError, Inner, StopMode, spawn};
+use super::changes::Changes;
 use crate::db::ingest;
 use crate::db::runs::{self, Change, RunRow, Status};
 
-/// How often the files are looked at.
-const TICK: Duration = Duration::from_millis(200);
+/// A worker that writes nothing is looked at so often.
+const TICK: Duration = Duration::from_millis(500);
+/// So often after a failure.
+const AGAIN: Duration = Duration::from_millis(200);
 /// A worker told to stop now is killed after this.
 const GRACE: Duration = Duration::from_secs(10);
 /// An adopted run without a lock may have a worker that is just starting.
@@ -36,6 +39,7 @@ pub(super) struct Watch {
     dir: RunDir,
     /// `None`: no child of this process.
     child: Option<Child>,
+    changes: Changes,
     reader: Arc<Mutex<Reader>>,
     /// Its lock was seen held: a free one means death, and not a worker that is just starting.
     seen_alive: bool,
@@ -45,7 +49,9 @@ pub(super) struct Watch {
 
 /// Whether the worker lives.
 enum Pulse {
-    Alive,
+    Alive {
+        wrote: bool,
+    },
     /// With the exit status, where it was our child.
     Gone(Option<ExitStatus>),
 }
@@ -54,9 +60,11 @@ impl Watch {
     /// Follows a worker that another server started.
     pub(super) fn adopted(jobs: Arc<Inner>, row: RunRow) -> Self {
         let reader = Arc::new(Mutex::new(Reader::new(&row)));
+        let dir = RunDir::new(&row.output_dir);
         Self {
             jobs,
-            dir: RunDir::new(&row.output_dir),
+            changes: Changes::of(dir.clone()),
+            dir,
             id: row.id,
             child: None,
             reader,
@@ -98,7 +106,7 @@ impl Watch {
                 Ok(_) => return Ok(Some(watch)),
                 Err(ActionError::Db(error)) if !watch.jobs.stop.is_cancelled() => {
                     tracing::warn!(run.id = %row.id, %error, "a start could not be stored; trying again");
-                    sleep(TICK).await;
+                    sleep(AGAIN).await;
                 }
                 Err(_) => {
                     if let Some(mut child) = watch.child.take() {
@@ -119,21 +127,25 @@ impl Watch {
         let stop = self.jobs.stop.clone();
         let mut gone = None;
         while !stop.is_cancelled() {
+            let mut fresh = false;
             if gone.is_none() {
                 gone = tokio::select! {
                     () = stop.cancelled() => return,
                     pulse = self.pulse() => match pulse {
-                        Pulse::Alive => None,
+                        Pulse::Alive { wrote } => {
+                            fresh = self.look(!wrote).await;
+                            None
+                        }
                         Pulse::Gone(status) => Some(status),
                     },
                 };
             } else {
-                sleep(TICK).await;
+                sleep(AGAIN).await;
             }
-            if gone.is_none() {
-                self.look().await;
+            let (all_told, rang) = self.drain().await;
+            if fresh && !rang {
+                self.jobs.bells.ring(&self.id);
             }
-            let all_told = self.drain().await;
             match gone {
                 None => self.enforce().await,
                 // its last word must be stored before anything is decided
@@ -152,7 +164,7 @@ impl Watch {
         }
     }
 
-    /// Waits a tick, or until the worker is gone.
+    /// Waits until the worker has written or is gone, and at most a tick.
     async fn pulse(&mut self) -> Pulse {
         if let Some(child) = &mut self.child {
             return tokio::select! {
@@ -160,14 +172,14 @@ impl Watch {
                     self.child = None;
                     Pulse::Gone(status.ok())
                 }
-                () = sleep(TICK) => Pulse::Alive,
+                wrote = self.changes.wait(TICK) => Pulse::Alive { wrote },
             };
         }
-        sleep(TICK).await;
+        let wrote = self.changes.wait(TICK).await;
         for _ in 0..2 {
             if self.is_held().await {
                 self.seen_alive = true;
-                return Pulse::Alive;
+                return Pulse::Alive { wrote };
             }
             if self.seen_alive {
                 break;
@@ -178,19 +190,17 @@ impl Watch {
         Pulse::Gone(None)
     }
 
-    /// Looks at what the worker uses.
-    async fn look(&self) {
+    /// Looks at what the worker uses, less often where it is `quiet`. True where there is something new.
+    async fn look(&self, quiet: bool) -> bool {
         let (jobs, id, dir) = (self.jobs.clone(), self.id.clone(), self.dir.clone());
         let own = self.child.as_ref().and_then(Child::id);
         let looked = tokio::task::spawn_blocking(move || {
-            let new = jobs.ward.look(&id, || own.or_else(|| lock::holder(&dir)).map(i64::from));
-            if new {
-                jobs.bells.ring(&id);
-            }
+            jobs.ward.look(&id, quiet, || own.or_else(|| lock::holder(&dir)).map(i64::from))
         });
-        if let Err(error) = looked.await {
+        looked.await.unwrap_or_else(|error| {
             tracing::debug!(%error, "a worker could not be looked at");
-        }
+            false
+        })
     }
 
     async fn is_held(&self) -> bool {
@@ -200,30 +210,34 @@ impl Watch {
             .unwrap_or(false)
     }
 
-    /// Stores everything new that the worker wrote; false where the database did not take all of it.
-    async fn drain(&mut self) -> bool {
+    /// Stores everything new that the worker wrote: whether the database took all of it, and whether the bell rang.
+    async fn drain(&mut self) -> (bool, bool) {
+        let mut rang = false;
         loop {
             let reader = self.reader.clone();
             let read = move || reader.lock().unwrap_or_else(PoisonError::into_inner).read();
             let taken = match tokio::task::spawn_blocking(read).await {
                 Ok(Ok(Some(taken))) => taken,
-                Ok(Ok(None)) | Err(_) => return true,
+                Ok(Ok(None)) | Err(_) => return (true, rang),
                 Ok(Err(error)) => {
                     tracing::warn!(run.id = %self.id, %error, "the run's files cannot be read");
-                    return true;
+                    return (true, rang);
                 }
             };
             let now = self.jobs.clock.now_ms();
             let stored = ingest::apply(&self.jobs.db, &self.id, now, &taken).await;
             match stored {
-                Ok(_) => self.jobs.bells.ring(&self.id),
+                Ok(_) => {
+                    self.jobs.bells.ring(&self.id);
+                    rang = true;
+                }
                 Err(error) => {
                     tracing::warn!(run.id = %self.id, %error, "events could not be stored; trying again");
                     // the database knows what it has; read again from there
                     if let Ok(Some(row)) = runs::get(&self.jobs.db, &self.id).await {
                         self.reader = Arc::new(Mutex::new(Reader::new(&row)));
                     }
-                    return false;
+                    return (false, rang);
                 }
             }
         }
@@ -303,7 +317,7 @@ impl Watch {
             {
                 return Ok(false); // stopped meanwhile: without a lock the next round ends it
             }
-            sleep(TICK).await;
+            sleep(AGAIN).await;
         }
         match self.spawn(&row, true).await {
             Ok(pid) => {
@@ -336,15 +350,15 @@ impl Watch {
                     tracing::warn!(run.id = %self.id, %error, "a restart could not be stored yet")
                 }
             }
-            sleep(TICK).await;
+            sleep(AGAIN).await;
         }
     }
 
     /// Starts a worker and gives its pid.
     async fn spawn(&mut self, row: &RunRow, resume: bool) -> io::Result<Option<i64>> {
         // whatever an earlier worker said is told before the new one speaks
-        while !self.drain().await {
-            sleep(TICK).await;
+        while !self.drain().await.0 {
+            sleep(AGAIN).await;
         }
         let (dir, file) = (self.dir.clone(), run_file(row));
         let settled = tokio::task::spawn_blocking(move || {

@@ -13,6 +13,7 @@ use super::super::extract::{Id, JsonBody, Nothing, OptionalBody, Params, within}
 use super::super::state::AppState;
 use crate::db::list::{self, Edit, Filter};
 use crate::db::runs::{self, RunRow};
+use crate::gpu::Load;
 use crate::jobs::{Ask, StopMode};
 
 /// A run.
@@ -70,6 +71,8 @@ pub struct Run {
     pub cores: Option<f64>,
     /// Bytes of memory that its worker uses.
     pub memory_bytes: Option<u64>,
+    /// What its NVIDIA devices do, where it has a worker and there are some.
+    pub gpu: Option<Load>,
     /// The arguments that are not at their defaults.
     #[schema(value_type = Object)]
     pub config: Map<String, Value>,
@@ -107,6 +110,7 @@ impl Run {
             tags: Vec::new(),
             cores: None,
             memory_bytes: None,
+            gpu: None,
         }
     }
 
@@ -132,7 +136,8 @@ impl Run {
         let tags = tags.remove(&row.num).unwrap_or_default();
         let vitals = state.jobs.vitals(&row.id);
         let (cores, memory_bytes) = (vitals.and_then(|it| it.cores), vitals.map(|it| it.resident));
-        Ok(Self { tags, cores, memory_bytes, ..Self::new(row) })
+        let gpu = vitals.and_then(|it| it.gpu);
+        Ok(Self { tags, cores, memory_bytes, gpu, ..Self::new(row) })
     }
 }
 

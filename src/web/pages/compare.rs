@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::format::{NONE, count, duration, number, whole};
@@ -13,7 +13,7 @@ use super::{Htmx, html};
 use crate::db::list::{self, Filter};
 use crate::web::compare::{self, Comparison, MOST};
 use crate::web::error::Result;
-use crate::web::extract::Params;
+use crate::web::extract::{Caller, Params};
 use crate::web::state::AppState;
 
 /// Runs to choose from where too few are named.
@@ -70,14 +70,14 @@ struct Page {
 pub async fn show(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Params(query): Params<Vec<(String, String)>>,
 ) -> Result<Response> {
     let named = query.iter().filter(|(name, _)| name == "runs").map(|(_, value)| value.as_str());
     let ids = compare::ids(named);
     let everything = query.iter().any(|(name, value)| name == "all" && value == "1");
     let rows = compare::find(&state, &ids).await?;
-    let shell = Shell::load(&state, &headers, "runs").await?;
+    let shell = Shell::load(&state, &caller, "runs").await?;
     let recent = if rows.len() < 2 {
         let filter = Filter { limit: RECENT, ..Filter::default() };
         RunView::tagged(&state, &list::list(&state.db, &filter).await?, shell.lang).await?
@@ -107,7 +107,7 @@ pub async fn show(
         runs: RunView::tagged(&state, &comparison.runs, shell.lang).await?,
         hidden: same,
         most: MOST,
-        curl: link::curl(&headers, &format!("/api/v1/compare?runs={list}")),
+        curl: link::curl(&caller, &format!("/api/v1/compare?runs={list}")),
         list,
         recent,
         everything,

@@ -18,7 +18,7 @@ use crate::db::list::{self, Filter};
 use crate::library::datasets::{Looked, Opened};
 use crate::library::{LibraryError, Patience};
 use crate::web::error::Result;
-use crate::web::extract::{Id, Params};
+use crate::web::extract::{Caller, Id, Params};
 use crate::web::state::AppState;
 use columns::Columns;
 use look::{LengthsTab, RowsTab, TokensTab};
@@ -105,11 +105,11 @@ const TABS: [&str; 5] = ["rows", "check", "lengths", "tokens", "columns"];
 pub async fn show(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Id(name): Id,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response> {
-    let page = page(&state, &headers, &name, wanted, None).await?;
+    let page = page(&state, &caller, &name, wanted, None).await?;
     answer(htmx, StatusCode::OK, &page)
 }
 
@@ -124,7 +124,7 @@ fn answer(htmx: Htmx, status: StatusCode, page: &Page) -> Result<Response> {
 pub async fn edit(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Id(name): Id,
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Result<Response> {
@@ -159,18 +159,18 @@ pub async fn edit(
     let wanted = Wanted { tab: "columns".to_owned(), ..Wanted::default() };
     let first = tried.ok().and_then(|rows| rows.into_iter().next());
     let trial = columns::Trial { sent, entry, first, refused };
-    let page = page(&state, &headers, &name, wanted, Some(trial)).await?;
+    let page = page(&state, &caller, &name, wanted, Some(trial)).await?;
     answer(htmx, status, &page)
 }
 
 async fn page(
     state: &AppState,
-    headers: &HeaderMap,
+    caller: &Caller,
     name: &str,
     mut wanted: Wanted,
     trial: Option<columns::Trial>,
 ) -> Result<Page> {
-    let shell = Shell::load(state, headers, "datasets").await?;
+    let shell = Shell::load(state, caller, "datasets").await?;
     let home = state.library.home(&wanted.dir)?;
     let looked = state.library.look(home, name).await?;
     let tab = TABS.into_iter().find(|tab| *tab == wanted.tab).unwrap_or("rows");
@@ -212,7 +212,7 @@ async fn page(
         list_href: format!("/datasets{}", query(&[("dir", &dir)])),
         train_href: train,
         templates: crate::library::kit::template_names(),
-        curl: curl(headers, name, tab, &wanted),
+        curl: curl(caller, name, tab, &wanted),
         name: name.to_owned(),
         tab,
         body,

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Multipart, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
@@ -14,7 +14,7 @@ use super::{Htmx, go, html};
 use crate::library::LibraryError;
 use crate::library::datasets::Listed;
 use crate::web::error::{Error, Result};
-use crate::web::extract::Params;
+use crate::web::extract::{Caller, Params};
 use crate::web::state::AppState;
 
 /// Fields of a form that are looked at; more are no form of ours.
@@ -79,20 +79,20 @@ struct Page {
 pub async fn list(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response> {
-    page(&state, htmx, &headers, wanted, None).await
+    page(&state, htmx, &caller, wanted, None).await
 }
 
 async fn page(
     state: &AppState,
     htmx: Htmx,
-    headers: &HeaderMap,
+    caller: &Caller,
     wanted: Wanted,
     refused: Option<Refused>,
 ) -> Result<Response> {
-    let shell = Shell::load(state, headers, "datasets").await?;
+    let shell = Shell::load(state, caller, "datasets").await?;
     let home = state.library.home(&wanted.dir)?;
     let (listed, broken) = match state.library.list(home.clone()).await {
         Ok(listed) => (listed, None),
@@ -126,7 +126,7 @@ async fn page(
         q: wanted.q,
         broken,
         refused,
-        origin: link::origin(headers),
+        origin: link::origin(caller),
         shell,
     };
     if htmx.0 { html(status, &page.as_main()) } else { html(status, &page) }
@@ -139,7 +139,7 @@ async fn page(
 pub async fn add(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     form: std::result::Result<Multipart, axum::extract::multipart::MultipartRejection>,
 ) -> Result<Response> {
     let mut form = form.map_err(|_| {
@@ -153,7 +153,7 @@ pub async fn add(
         Ok(name) => Ok(go(htmx, &format!("/datasets/{}", encode(&name)))),
         Err(LibraryError::Wrong { message, .. } | LibraryError::TooLarge(message)) => {
             typed.message = message;
-            page(&state, htmx, &headers, Wanted::default(), Some(typed)).await
+            page(&state, htmx, &caller, Wanted::default(), Some(typed)).await
         }
         Err(error) => Err(error.into()),
     }

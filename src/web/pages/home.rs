@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::Form;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
@@ -11,6 +11,7 @@ use super::shell::Shell;
 use super::{Htmx, go, html};
 use crate::db::runs;
 use crate::web::error::Result;
+use crate::web::extract::Caller;
 use crate::web::state::AppState;
 
 /// The welcome page.
@@ -32,16 +33,12 @@ pub struct Start {
 ///
 /// # Errors
 /// Where the database fails.
-pub async fn home(
-    State(state): State<AppState>,
-    htmx: Htmx,
-    headers: HeaderMap,
-) -> Result<Response> {
+pub async fn home(State(state): State<AppState>, htmx: Htmx, caller: Caller) -> Result<Response> {
     if !runs::counts(&state.db).await?.is_empty() {
         return Ok(go(htmx, "/runs"));
     }
     let page = Home {
-        shell: Shell::load(&state, &headers, "home").await?,
+        shell: Shell::load(&state, &caller, "home").await?,
         data_dir: state.config.data_dir.display().to_string(),
         start_id: ulid::Ulid::new().to_string(),
     };

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
@@ -15,7 +15,7 @@ use crate::library::models::{Kind, OnDisk};
 use crate::library::registry::{self, Named};
 use crate::web::api;
 use crate::web::error::Result;
-use crate::web::extract::Params;
+use crate::web::extract::{Caller, Params};
 use crate::web::state::AppState;
 
 /// Names that are shown before somebody asks for more.
@@ -81,10 +81,10 @@ struct Page {
 pub async fn list(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response> {
-    let shell = Shell::load(&state, &headers, "models").await?;
+    let shell = Shell::load(&state, &caller, "models").await?;
     let found = state.library.models().await?;
     let made = api::models::made(&state).await?;
     let total = found.len();
@@ -129,7 +129,7 @@ pub async fn list(
         names: names.into_iter().map(name).collect(),
         more,
         places: state.library.model_places(),
-        curl: link::curl(&headers, "/api/v1/models"),
+        curl: link::curl(&caller, "/api/v1/models"),
         q: wanted.q,
         shell,
     };

@@ -27,6 +27,7 @@ use crate::db::runs;
 use crate::jobs::{CreateError, Prepared};
 use crate::library::models::Kind;
 use crate::web::error::{Error, FieldProblem, Result};
+use crate::web::extract::Caller;
 use crate::web::forms::{self, Dressing, GroupView, Typed};
 use crate::web::presets::Preset;
 use crate::web::state::AppState;
@@ -109,7 +110,7 @@ struct Preview {
 pub async fn form(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response> {
     let (typed, from) = match wanted.from.filter(|id| !id.is_empty()) {
@@ -134,7 +135,7 @@ pub async fn form(
         errors: None,
         unread: Unread::default(),
     };
-    let page = drawing.page(&state, &headers).await?;
+    let page = drawing.page(&state, &caller).await?;
     if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
 }
 
@@ -144,15 +145,15 @@ pub async fn form(
 /// Where the database fails.
 pub async fn check(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    caller: Caller,
     Query(part): Query<Part>,
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
     typed.take("start_id");
     Asked::take(&mut typed);
-    let shell = Shell::load(&state, &headers, "new").await?;
-    let check = Check::new(&state, &typed, &headers, shell.lang).await?;
+    let shell = Shell::load(&state, &caller, "new").await?;
+    let check = Check::new(&state, &typed, &caller, shell.lang).await?;
     match part.part.as_str() {
         "plan" => html(StatusCode::OK, &PlanPart { shell, check }),
         _ => html(StatusCode::OK, &Preview { shell, check }),
@@ -174,7 +175,7 @@ pub struct Part {
 pub async fn convert(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
@@ -192,7 +193,7 @@ pub async fn convert(
     let wrong = unread.any() || errors.is_some();
     let status = if wrong { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     let drawing = Drawing { typed, from: None, focus: "", start_id, errors, unread };
-    let page = drawing.page(&state, &headers).await?;
+    let page = drawing.page(&state, &caller).await?;
     if htmx.0 { html(status, &page.as_main()) } else { html(status, &page) }
 }
 
@@ -203,7 +204,7 @@ pub async fn convert(
 pub async fn create(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Result<Response> {
     let mut typed = Typed::sent(pairs);
@@ -217,7 +218,7 @@ pub async fn create(
             let unread = Unread::default();
             let errors = Some(errors);
             let drawing = Drawing { typed, from: None, focus: "", start_id, errors, unread };
-            let page = drawing.page(&state, &headers).await?;
+            let page = drawing.page(&state, &caller).await?;
             if htmx.0 {
                 html(StatusCode::UNPROCESSABLE_ENTITY, &page.as_main())
             } else {
@@ -250,8 +251,8 @@ struct Drawing<'a> {
 }
 
 impl Drawing<'_> {
-    async fn page(self, state: &AppState, headers: &HeaderMap) -> Result<Page> {
-        let shell = Shell::load(state, headers, "new").await?;
+    async fn page(self, state: &AppState, caller: &Caller) -> Result<Page> {
+        let shell = Shell::load(state, caller, "new").await?;
         let lang = shell.lang;
         let errors = self.errors.unwrap_or_default();
         let known = Known::of(state).await?;
@@ -262,7 +263,7 @@ impl Drawing<'_> {
             models: &known.models,
         };
         let groups = self.typed.groups(lang, dressing);
-        let mut check = Check::new(state, &self.typed, headers, lang).await?;
+        let mut check = Check::new(state, &self.typed, caller, lang).await?;
         check.unread = self.unread;
         let preset = |preset: &Preset| {
             let text = |tail: &str| lang.text(&format!("preset.{}{tail}", preset.key)).to_owned();

@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::Form;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
@@ -16,7 +16,7 @@ use crate::db::list;
 use crate::jobs::queue::{MOST_SLOTS, Why};
 use crate::web::api::queue::Move;
 use crate::web::error::{Error, Result};
-use crate::web::extract::Params;
+use crate::web::extract::{Caller, Params};
 use crate::web::state::AppState;
 
 /// Runs that ended last.
@@ -70,15 +70,15 @@ struct Part {
 pub async fn show(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response> {
-    let shell = Shell::load(&state, &headers, "queue").await?;
+    let shell = Shell::load(&state, &caller, "queue").await?;
     let queue = Body::load(&state, shell.lang).await?;
     if wanted.part == "body" {
         return html(StatusCode::OK, &Part { shell, queue });
     }
-    let curl = link::curl(&headers, "/api/v1/queue");
+    let curl = link::curl(&caller, "/api/v1/queue");
     let page = Page { shell, queue, curl };
     if htmx.0 { html(StatusCode::OK, &page.as_main()) } else { html(StatusCode::OK, &page) }
 }
@@ -98,7 +98,7 @@ pub struct Settings {
 pub async fn set(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Form(settings): Form<Settings>,
 ) -> Result<Response> {
     if !settings.slots.is_empty() {
@@ -111,7 +111,7 @@ pub async fn set(
         "false" => state.jobs.pause(false).await?,
         _ => return Err(Error::bad_request("paused: true or false.")),
     }
-    answer(&state, htmx, &headers).await
+    answer(&state, htmx, &caller).await
 }
 
 /// POST /queue/{id}/move: `to` is up, down, first or last, or `before` another run.
@@ -122,18 +122,18 @@ pub async fn shift(
     State(state): State<AppState>,
     Path(id): Path<String>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Form(wanted): Form<Move>,
 ) -> Result<Response> {
     state.jobs.shift(&id, &wanted.place()?).await?;
-    answer(&state, htmx, &headers).await
+    answer(&state, htmx, &caller).await
 }
 
-async fn answer(state: &AppState, htmx: Htmx, headers: &HeaderMap) -> Result<Response> {
+async fn answer(state: &AppState, htmx: Htmx, caller: &Caller) -> Result<Response> {
     if !htmx.0 {
         return Ok(go(htmx, "/queue"));
     }
-    let shell = Shell::load(state, headers, "queue").await?;
+    let shell = Shell::load(state, caller, "queue").await?;
     let queue = Body::load(state, shell.lang).await?;
     html(StatusCode::OK, &Part { shell, queue })
 }

@@ -22,6 +22,7 @@ use crate::db::list::Edit;
 use crate::db::runs::{self, RunRow};
 use crate::jobs::{Ask, StopMode};
 use crate::web::error::{Error, Result};
+use crate::web::extract::Caller;
 use crate::web::state::AppState;
 use live::Live;
 use outcome::Outcome;
@@ -76,21 +77,21 @@ pub async fn show(
     State(state): State<AppState>,
     Path(id): Path<String>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response> {
     let row = runs::get(&state.db, &id).await?.ok_or_else(|| Error::not_found("run", &id))?;
     if wanted.part == "head" {
-        return head(&state, &headers, row).await;
+        return head(&state, &caller, row).await;
     }
-    let mut shell = Shell::load(&state, &headers, "runs").await?;
+    let mut shell = Shell::load(&state, &caller, "runs").await?;
     shell.current.clone_from(&row.id);
     let run = view(&state, &row, shell.lang).await?;
     let config = wanted.tab == "config";
     let page = Page {
         tab: if config { "config" } else { "overview" },
         live: if config { None } else { Some(Live::load(&state, &row, shell.lang).await?) },
-        config: config.then(|| Settings::new(&row, &headers)),
+        config: config.then(|| Settings::new(&row, &caller)),
         run,
         shell,
     };
@@ -113,13 +114,13 @@ pub async fn stop(
     State(state): State<AppState>,
     Path(id): Path<String>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Form(stop): Form<Stop>,
 ) -> Result<Response> {
     let mode = if stop.mode == "now" { StopMode::Now } else { StopMode::Save };
     let row = state.jobs.stop(&id, mode).await?;
     if htmx.0 {
-        return head(&state, &headers, row).await;
+        return head(&state, &caller, row).await;
     }
     let queue = stop.back == "/queue";
     Ok(if queue { go(htmx, "/queue") } else { go(htmx, &format!("/runs/{id}")) })
@@ -140,7 +141,7 @@ pub async fn wish(
     State(state): State<AppState>,
     Path(id): Path<String>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Form(form): Form<WishForm>,
 ) -> Result<Response> {
     let ask = match form.wish.as_str() {
@@ -149,7 +150,7 @@ pub async fn wish(
         _ => return Err(Error::bad_request("wish: save or sample.")),
     };
     let row = state.jobs.ask(&id, ask).await?;
-    if htmx.0 { head(&state, &headers, row).await } else { Ok(go(htmx, &format!("/runs/{id}"))) }
+    if htmx.0 { head(&state, &caller, row).await } else { Ok(go(htmx, &format!("/runs/{id}"))) }
 }
 
 /// Name, notes, and tags with commas between them.
@@ -194,8 +195,8 @@ async fn view(state: &AppState, row: &RunRow, lang: Lang) -> Result<RunView> {
     views.pop().ok_or_else(|| Error::not_found("run", &row.id))
 }
 
-async fn head(state: &AppState, headers: &HeaderMap, row: RunRow) -> Result<Response> {
-    let mut shell = Shell::load(state, headers, "runs").await?;
+async fn head(state: &AppState, caller: &Caller, row: RunRow) -> Result<Response> {
+    let mut shell = Shell::load(state, caller, "runs").await?;
     shell.current.clone_from(&row.id);
     let outcome = Outcome::load(state, &row, shell.lang).await?;
     let run = view(state, &row, shell.lang).await?;

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 
@@ -13,7 +13,7 @@ use super::{Htmx, html};
 use crate::db::list::{self, Filter};
 use crate::db::runs::{self, Status};
 use crate::web::error::{Error, Result};
-use crate::web::extract::Params;
+use crate::web::extract::{Caller, Params};
 use crate::web::state::AppState;
 
 /// Rows of a page.
@@ -80,7 +80,7 @@ struct Rows {
 pub async fn list(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response> {
     let status = match wanted.status.as_str() {
@@ -102,7 +102,7 @@ pub async fn list(
     let mut found = list::list(&state.db, &filter).await?;
     let more = found.len() > ROWS as usize;
     found.truncate(ROWS as usize);
-    let shell = Shell::load(&state, &headers, "runs").await?;
+    let shell = Shell::load(&state, &caller, "runs").await?;
     let rows = RunView::tagged(&state, &found, shell.lang).await?;
     if wanted.part == "rows" {
         return html(StatusCode::OK, &Rows { shell, rows });
@@ -119,7 +119,7 @@ pub async fn list(
         live_url: Wanted { part: "rows".to_owned(), ..wanted.clone() }.address(),
         next: found.last().filter(|_| more).map(older),
         start_id: ulid::Ulid::new().to_string(),
-        curl: link::curl(&headers, &format!("/api/v1{}", wanted.address())),
+        curl: link::curl(&caller, &format!("/api/v1{}", wanted.address())),
         status: wanted.status,
         text: wanted.q,
         rows,

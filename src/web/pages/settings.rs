@@ -14,8 +14,22 @@ use super::{Htmx, go, html};
 use crate::db;
 use crate::jobs::queue::MOST_SLOTS;
 use crate::web::error::{Error, Result};
+use crate::web::extract::Caller;
 use crate::web::state::AppState;
 use crate::web::team::Who;
+
+/// What the keyboard does on every page (static/app.js), and the text that says so.
+const KEYS: &[(&str, &str)] = &[
+    ("n", "nav.new"),
+    ("/", "keys.search"),
+    ("g r", "nav.runs"),
+    ("g d", "nav.datasets"),
+    ("g m", "nav.models"),
+    ("g q", "nav.queue"),
+    ("g s", "nav.system"),
+    ("g e", "nav.settings"),
+    ("?", "keys.help"),
+];
 
 #[derive(Template)]
 #[template(path = "pages/settings.html", blocks = ["main"])]
@@ -25,6 +39,7 @@ struct Page {
     most: usize,
     paused: bool,
     who: Who,
+    keys: &'static [(&'static str, &'static str)],
     /// Whether people log in here.
     login: bool,
     tokens: Vec<db::team::ApiToken>,
@@ -45,9 +60,9 @@ pub async fn show(
     State(state): State<AppState>,
     Extension(who): Extension<Who>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
 ) -> Result<Response> {
-    page(&state, &who, htmx, &headers, None).await
+    page(&state, &who, htmx, &caller, None).await
 }
 
 /// The page, with a token that was made just now.
@@ -58,10 +73,10 @@ pub(super) async fn page(
     state: &AppState,
     who: &Who,
     htmx: Htmx,
-    headers: &HeaderMap,
+    caller: &Caller,
     fresh: Option<String>,
 ) -> Result<Response> {
-    let shell = Shell::load(state, headers, "settings").await?;
+    let shell = Shell::load(state, caller, "settings").await?;
     let queue = state.jobs.queue().await?;
     let people = match who.role {
         db::team::Role::Admin => Some(db::team::users(&state.db).await?),
@@ -80,6 +95,7 @@ pub(super) async fn page(
         most: MOST_SLOTS,
         paused: queue.paused,
         who: who.clone(),
+        keys: KEYS,
         login: state.config.wants_token(),
         roles: db::team::Role::ALL,
         webhooks,

@@ -8,10 +8,11 @@ use super::text::Lang;
 use super::view::RunView;
 use crate::db::list::{self, Filter};
 use crate::db::team::Role;
+use crate::web::assets;
 use crate::web::error::Result;
+use crate::web::extract::Caller;
 use crate::web::state::AppState;
 use crate::web::team::Who;
-use crate::web::{assets, auth};
 
 /// Runs in the rail.
 const RECENT: u32 = 6;
@@ -61,13 +62,13 @@ impl Shell {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn load(state: &AppState, headers: &HeaderMap, place: &'static str) -> Result<Self> {
-        let mut shell = Self::bare(headers);
+    pub async fn load(state: &AppState, caller: &Caller, place: &'static str) -> Result<Self> {
+        let mut shell = Self::bare(caller);
         let rows = list::list(&state.db, &Filter { limit: RECENT, ..Filter::default() }).await?;
         let now = state.clock.now_ms();
         shell.recent = rows.iter().map(|row| RunView::new(row, now, shell.lang)).collect();
         shell.place = place;
-        shell.who = auth::identify(state, headers).await?.unwrap_or_else(Who::nobody);
+        shell.who = caller.who.clone();
         Ok(shell)
     }
 

@@ -2,14 +2,16 @@
 
 use askama::Template;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::format::{bytes, duration, whole};
 use super::link;
 use super::shell::Shell;
 use super::{Htmx, html};
+use crate::gpu::Gpu;
 use crate::web::error::Result;
+use crate::web::extract::Caller;
 use crate::web::state::AppState;
 use crate::web::system::{Check, System};
 
@@ -38,12 +40,8 @@ struct Page {
 ///
 /// # Errors
 /// Where the database fails.
-pub async fn show(
-    State(state): State<AppState>,
-    htmx: Htmx,
-    headers: HeaderMap,
-) -> Result<Response> {
-    let shell = Shell::load(&state, &headers, "system").await?;
+pub async fn show(State(state): State<AppState>, htmx: Htmx, caller: Caller) -> Result<Response> {
+    let shell = Shell::load(&state, &caller, "system").await?;
     let system = System::look(&state).await?;
     let bad = |name: &str| system.health.iter().any(|check| check.name == name && !check.good);
     let gauge = |name: &str, size: u64, free: u64| Gauge {
@@ -52,6 +50,18 @@ pub async fn show(
         size: (size >> 20).max(1),
         text: shell.lang.fill("system.free", &[&bytes(free), &bytes(size)]),
         low: bad(name),
+    };
+    let gpu = |gpu: &Gpu| {
+        let free = shell
+            .lang
+            .fill("system.free", &[&bytes(gpu.size.saturating_sub(gpu.used)), &bytes(gpu.size)]);
+        Gauge {
+            name: gpu.name.clone(),
+            used: gpu.used >> 20,
+            size: (gpu.size >> 20).max(1),
+            text: format!("{} · {free}", shell.f("system.busy", gpu.busy)),
+            low: false,
+        }
     };
     let fact = |key: &str, value: String| (shell.t(key).to_owned(), value);
     let mut facts = vec![
@@ -80,12 +90,15 @@ pub async fn show(
     let page = Page {
         checks: system.health.iter().map(check).collect(),
         device,
-        gauges: vec![
+        gauges: [
             gauge("memory", system.memory_bytes, system.memory_free_bytes),
             gauge("disk", system.disk_bytes, system.disk_free_bytes),
-        ],
+        ]
+        .into_iter()
+        .chain(system.gpus.iter().map(gpu))
+        .collect(),
         facts,
-        curl: link::curl(&headers, "/api/v1/system"),
+        curl: link::curl(&caller, "/api/v1/system"),
         system,
         shell,
     };

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Form};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use super::{Htmx, go, html, settings};
 use crate::db;
 use crate::web::api::team::number;
 use crate::web::error::Result;
-use crate::web::extract::Params;
+use crate::web::extract::{Caller, Params};
 use crate::web::state::AppState;
 use crate::web::team::{self, Who};
 
@@ -51,10 +51,10 @@ pub struct Wanted {
 pub async fn audit(
     State(state): State<AppState>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response> {
-    let shell = Shell::load(&state, &headers, "settings").await?;
+    let shell = Shell::load(&state, &caller, "settings").await?;
     let acts = db::team::acts(&state.db, wanted.before, LINES).await?;
     let full = acts.len() == LINES as usize;
     let next = acts.last().filter(|_| full).map(|act| act.id);
@@ -142,11 +142,11 @@ pub async fn add_token(
     State(state): State<AppState>,
     Extension(who): Extension<Who>,
     htmx: Htmx,
-    headers: HeaderMap,
+    caller: Caller,
     Form(new): Form<UserForm>,
 ) -> Result<Response> {
     let (_, token) = team::add_token(&state, &who, &new.name).await?;
-    settings::page(&state, &who, htmx, &headers, Some(token)).await
+    settings::page(&state, &who, htmx, &caller, Some(token)).await
 }
 
 /// POST /settings/tokens/{id}/delete

@@ -42,6 +42,7 @@ const SCRIPT: &[&str] = &[
     "phase.",
     "plot.",
     "queue.moved",
+    "run.gpu",
     "run.usage",
     "samples.",
     "say.",

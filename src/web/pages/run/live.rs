@@ -190,13 +190,17 @@ fn pair_up(samples: &[Value], over: bool, lang: Lang) -> Vec<Sample> {
     all
 }
 
-/// `1.9 cores · 412 MiB`
+/// `1.9 cores · 412 MiB · GPU 87% · 12 GiB of 139 GiB`
 fn usage(vitals: Vitals, lang: Lang) -> String {
     let memory = bytes(vitals.resident);
-    match vitals.cores {
+    let own = match vitals.cores {
         Some(cores) => lang.fill("run.usage", &[&format!("{cores:.1}"), &memory]),
         None => memory,
-    }
+    };
+    let gpu = vitals
+        .gpu
+        .map(|gpu| lang.fill("run.gpu", &[&gpu.busy, &bytes(gpu.used), &bytes(gpu.size)]));
+    [own].into_iter().chain(gpu).collect::<Vec<_>>().join(" · ")
 }
 
 /// At most [`TABLE`] steps with all their values, the first and the last among them.
