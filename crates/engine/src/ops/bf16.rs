@@ -35,6 +35,10 @@ mod pack;
 /// Tiles of two panels that a group is packed for at once: they about fill a core's first cache.
 const DEPTH: usize = 48;
 
+/// Tiles of the shared operand that are held at once, if it has so many: 8 MiB. The logits' gradient times the
+/// output matrix has a term for each word of the vocabulary.
+const SHARE: usize = 8 << 10;
+
 /// Lanes of a group, at most.
 const GROUP: usize = 128;
 
@@ -181,19 +185,23 @@ fn multiply(
     };
     let stretches = stretches(limbs, terms, outer.grain().terms.max(inner.grain().terms));
     let panels = inner.lanes().div_ceil(SIDE);
-    let all: usize = stretches.iter().map(|s| panels * limbs.tiles(s.len())).sum();
-    with_tiles(&SHARED, all, |shared| {
-        pack_whole((inner, inner_form, limbs), &stretches, threads, shared);
-        let stretches = &stretches;
-        let task = Task { kernel, limbs, to, into, rows_outside, form, stretches, shared };
-        let size = group_size(outer, threads);
-        let groups = outer.lanes().div_ceil(size);
-        let group = |i: usize| i * size..outer.lanes().min((i + 1) * size);
-        match threads {
-            1 => (0..groups).for_each(|i| task.run(outer, group(i))),
-            _ => (0..groups).into_par_iter().for_each(|i| task.run(outer, group(i))),
-        }
-    });
+    let mut into = into;
+    let each = panels * limbs.tiles(stretches[0].len());
+    for stretches in stretches.chunks((SHARE / each.max(1)).max(1)) {
+        let all: usize = stretches.iter().map(|s| panels * limbs.tiles(s.len())).sum();
+        with_tiles(&SHARED, all, |shared| {
+            pack_whole((inner, inner_form, limbs), stretches, threads, shared);
+            let task = Task { kernel, limbs, to, into, rows_outside, form, stretches, shared };
+            let size = group_size(outer, threads);
+            let groups = outer.lanes().div_ceil(size);
+            let group = |i: usize| i * size..outer.lanes().min((i + 1) * size);
+            match threads {
+                1 => (0..groups).for_each(|i| task.run(outer, group(i))),
+                _ => (0..groups).into_par_iter().for_each(|i| task.run(outer, group(i))),
+            }
+        });
+        into = Into::Add;
+    }
 }
 
 /// Equal stretches of the terms, each a whole number of steps and of `grain`, but for the last.

@@ -114,6 +114,24 @@ fn check(kernel: Kernel, limbs: Limbs, (m, n, k): (usize, usize, usize), ta: boo
     }
 }
 
+/// More terms than the shared operand's tiles hold at once.
+#[test]
+fn a_sum_of_many_terms() {
+    let (m, n, k) = (33, 32, 60_000);
+    assert!(n / SIDE * Limbs::Three.tiles(k) > SHARE);
+    let (a, b) = (numbers(5, m * k), numbers(6, k * n));
+    let mut dst = vec![1f32; m * n];
+    let to = Destination { start: dst.as_mut_ptr(), stride: n, rows: m, cols: n };
+    let left = Lanes::rows(Mat::new(&a, m, k, k), 1.0);
+    let right = Lanes::columns(Mat::new(&b, k, n, n));
+    multiply((Kernel::best(), Limbs::Three, 2), &to, Into::Add, &left, &right);
+    for (i, j) in [(0, 0), (5, 31), (17, 16), (32, 0), (32, 31)] {
+        let terms = (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[l * n + j]));
+        let want = 1.0 + terms.sum::<f64>();
+        assert!((f64::from(dst[i * n + j]) - want).abs() < 2e-3, "{i} {j}");
+    }
+}
+
 #[test]
 fn threads_do_not_change_a_bit() {
     let (m, n, k) = (150, 333, 1700);
