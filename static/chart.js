@@ -302,6 +302,6 @@ function tick(value) {
   if (value === 0) return '0';
   const size = Math.abs(value);
   if (size >= 1e3) return `${+(value / 1e3).toPrecision(4)}k`;
-  if (size < 1e-3) return value.toExponential(0 + (String(value).replace(/e.*/, '').length > 2)).replace('e-', 'e−');
+  if (size < 1e-3) return (+value.toPrecision(3)).toExponential().replace('e-', 'e−');
   return String(+value.toPrecision(4));
 }

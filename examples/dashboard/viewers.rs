@@ -39,6 +39,15 @@ fn cpu(pid: u32) -> f64 {
     fields.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
 }
 
+/// Seconds of processor time that all processes of this machine have had.
+fn busy() -> f64 {
+    let text = fs::read_to_string("/proc/stat").unwrap();
+    let fields = text.lines().next().unwrap().split_ascii_whitespace().skip(1).enumerate();
+    // neither idle, nor waiting for a disk, nor what the host took; guests are in user time already
+    let ticks = fields.filter(|(place, _)| !matches!(place, 3 | 4 | 7..));
+    ticks.map(|(_, ticks)| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+}
+
 /// A run on one thread that logs about once a second, and the steps that it does between two events.
 fn start(server: &Server, every: u64) -> String {
     let config = json!({
@@ -64,6 +73,7 @@ struct Pace {
     server: f64,
     worker: f64,
     clients: f64,
+    busy: f64,
 }
 
 impl Pace {
@@ -74,7 +84,8 @@ impl Pace {
             let worker = u32::try_from(run["worker_pid"].as_i64().unwrap()).unwrap();
             // steps and seconds by the worker's own clock
             let told = (run["step"].as_f64().unwrap(), run["elapsed_s"].as_f64().unwrap());
-            (Instant::now(), told, cpu(server.child.id()), cpu(worker), cpu(std::process::id()))
+            let own = [cpu(server.child.id()), cpu(worker), cpu(std::process::id())];
+            (Instant::now(), told, own, busy())
         };
         let before = look();
         std::thread::sleep(PART);
@@ -82,9 +93,10 @@ impl Pace {
         self.wall += (after.0 - before.0).as_secs_f64();
         self.steps += after.1.0 - before.1.0;
         self.elapsed += after.1.1 - before.1.1;
-        self.server += after.2 - before.2;
-        self.worker += after.3 - before.3;
-        self.clients += after.4 - before.4;
+        self.server += after.2[0] - before.2[0];
+        self.worker += after.2[1] - before.2[1];
+        self.clients += after.2[2] - before.2[2];
+        self.busy += after.3 - before.3;
     }
 
     fn speed(&self) -> f64 {
@@ -94,12 +106,13 @@ impl Pace {
     fn tell(&self, what: &str, alone: &Self) {
         let share = |seconds: f64| 100.0 * seconds / self.wall;
         println!(
-            "{what:14}{:8.2} steps/s {:+5.1} %   of a core: server {:5.2} %, worker {:6.2} %, clients {:5.2} %",
+            "{what:14}{:8.2} steps/s {:+5.1} %   of a core: server {:5.2} %, worker {:6.2} %, clients {:5.2} %, others {:5.2} %",
             self.speed(),
             100.0 * (self.speed() / alone.speed() - 1.0),
             share(self.server),
             share(self.worker),
-            share(self.clients)
+            share(self.clients),
+            share(self.busy - self.server - self.worker - self.clients)
         );
     }
 }
