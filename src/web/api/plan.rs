@@ -22,7 +22,7 @@ pub struct Convert {
     /// A command: `tallow train --stage sft ...`.
     command: Option<String>,
     /// Names and values.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     config: Option<Map<String, Value>>,
 }
 
@@ -182,4 +182,23 @@ pub async fn preview(
         memory_free_bytes: plan.ram.0,
         memory_bytes: plan.ram.1,
     }))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use utoipa::PartialSchema;
+
+    use super::*;
+
+    #[test]
+    fn the_document_says_what_may_be_null() {
+        let schema = serde_json::to_value(Convert::schema()).unwrap();
+        for name in ["yaml", "command", "config"] {
+            let kinds = schema["properties"][name]["type"].as_array().unwrap();
+            assert!(kinds.contains(&Value::from("null")), "{name}: {kinds:?}");
+            let given = serde_json::json!({ name: null });
+            assert!(serde_json::from_value::<Convert>(given).is_ok(), "{name}");
+        }
+    }
 }
