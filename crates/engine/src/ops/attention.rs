@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::ops::columns::Columns;
-use crate::ops::matmul::{Into, Mat, Precision, product_alone};
+use crate::ops::matmul::{Into, Mat, Precision, Threads, product};
 use crate::simd::{exp, max, sum, tanh, with_simd};
 use crate::tensor::{from_vec, on_host, view};
 
@@ -82,17 +82,17 @@ impl Attention {
         }
         let (q, k, v) = (view(q_thk)?, view(k_tgk)?, view(v_tgk)?);
         let width = self.heads * self.head_dim;
-        let (mut o, mut lse) = (Vec::new(), vec![0f32; t * self.heads]);
-        let to = Columns::unwritten(&mut o, t * width, width);
+        let mut lse = vec![0f32; t * self.heads];
         let lse_to = Columns::new(&mut lse, self.heads);
         let of = Inputs { precision, q: &q, k: &k, v: &v };
-        let tiles = self.tiles(offsets);
-        tiles.into_par_iter().for_each(|tile| self.forward_tile(tile, of, &to, &lse_to));
-        #[expect(unsafe_code, reason = "memory that the tiles have written")]
-        // SAFETY: the tiles are every head of every token, and each has overwritten its part.
-        unsafe {
-            o.set_len(t * width);
-        }
+        #[expect(unsafe_code, reason = "memory that has not been written yet")]
+        // SAFETY: the tiles are every head of every token, and each overwrites its part.
+        let o = unsafe {
+            Columns::written(t, width, |to| {
+                let tiles = self.tiles(offsets);
+                tiles.into_par_iter().for_each(|tile| self.forward_tile(tile, of, to, &lse_to));
+            })
+        };
         Ok(Saved { o_thk: from_vec(o, (t, width))?, lse_th: from_vec(lse, (t, self.heads))? })
     }
 
@@ -126,21 +126,19 @@ impl Attention {
             .flat_map(|w| (0..self.heads).map(move |head| (w[0], w[1], head)))
             .collect();
         tasks.sort_by_key(|(from, to, _)| std::cmp::Reverse(to - from));
-        let mut dq = Vec::new();
-        let to = Columns::unwritten(&mut dq, t * width, width);
         let of = Inputs { precision, q: &q, k: &k, v: &v };
-        let mut parts: Vec<_> = tasks
-            .into_par_iter()
-            .map(|(from, end, head)| {
-                let out = Outputs { dy: &dy, o: &o, lse: &lse };
-                (from, head, self.backward_row(head, from, end, of, out, &to))
+        let out = Outputs { dy: &dy, o: &o, lse: &lse };
+        let mut parts = Vec::new();
+        #[expect(unsafe_code, reason = "memory that has not been written yet")]
+        // SAFETY: the tasks are every head of every row, and each overwrites its columns of it.
+        let dq = unsafe {
+            Columns::written(t, width, |to| {
+                let task = |(from, end, head)| {
+                    (from, head, self.backward_row(head, from, end, of, out, to))
+                };
+                tasks.into_par_iter().map(task).collect_into_vec(&mut parts);
             })
-            .collect();
-        #[expect(unsafe_code, reason = "memory that the tasks have written")]
-        // SAFETY: the tasks are every head of every row, and each has overwritten its columns of it.
-        unsafe {
-            dq.set_len(t * width);
-        }
+        };
         parts.sort_by_key(|(from, head, _)| (*from, *head));
         let (dk, dv) = self.sum_groups(&parts, t);
         Ok((from_vec(dq, (t, width))?, from_vec(dk, (t, kv_width))?, from_vec(dv, (t, kv_width))?))
@@ -187,7 +185,7 @@ impl Attention {
     fn scores(&self, tile: &Tile, first: usize, of: Inputs<'_>) -> Vec<f32> {
         let a = self.head_rows(of.q, self.heads, tile.head, tile.from, tile.to);
         let b = self.head_rows(of.k, self.kv_heads, self.group(tile.head), first, tile.to);
-        let mut s = product_alone(of.precision, self.scale, a, b.t());
+        let mut s = product(of.precision, Threads::One, self.scale, a, b.t());
         if let Some(cap) = self.softcap {
             with_simd(
                 #[inline(always)]
@@ -228,7 +226,7 @@ impl Attention {
         #[expect(unsafe_code, reason = "parts of one matrix are written by several threads")]
         // SAFETY: this head of these tokens is this tile's alone.
         unsafe {
-            o.product(of.precision, at, Into::Overwrite, 1.0, p, b);
+            o.product(of.precision, Threads::One, at, Into::Overwrite, 1.0, p, b);
             for (i, lse) in lse.iter().enumerate() {
                 lse_to.row(tile.from + i, tile.head, 1)[0] = *lse;
             }
@@ -263,7 +261,7 @@ impl Attention {
             let mut p = self.scores(&tile, first, of);
             let dy_tile = self.head_rows(dy, self.heads, head, from, tile.to);
             let v_rows = self.head_rows(v, self.kv_heads, group, first, tile.to);
-            let mut ds = product_alone(precision, 1.0, dy_tile, v_rows.t());
+            let mut ds = product(precision, Threads::One, 1.0, dy_tile, v_rows.t());
             with_simd(
                 #[inline(always)]
                 || {
@@ -286,9 +284,17 @@ impl Attention {
             #[expect(unsafe_code, reason = "parts of one matrix are written by several threads")]
             // SAFETY: dk and dv are this task's, and so are the columns of its head in its row of dq.
             unsafe {
-                to_v.product(precision, seen, Into::Add, 1.0, p.t(), dy_tile);
-                to_k.product(precision, seen, Into::Add, 1.0, ds.t(), q_tile);
-                dq.product(precision, (from, head * d), Into::Overwrite, 1.0, ds, k_rows);
+                to_v.product(precision, Threads::One, seen, Into::Add, 1.0, p.t(), dy_tile);
+                to_k.product(precision, Threads::One, seen, Into::Add, 1.0, ds.t(), q_tile);
+                dq.product(
+                    precision,
+                    Threads::One,
+                    (from, head * d),
+                    Into::Overwrite,
+                    1.0,
+                    ds,
+                    k_rows,
+                );
             }
         }
         RowGrads { dk, dv }

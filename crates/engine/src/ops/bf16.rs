@@ -3,8 +3,8 @@
 //!
 //! `dst (+)= a b`. Operands are rounded to the nearest bf16 while they are packed, or cut without loss
 //! into a high, a middle and a low part ([`Limbs`]); every product and sum is f32: what a GPU's tensor
-//! cores do. The kernel is AMX where the CPU has it (Sapphire
-//! Rapids), else AVX-512's `vdpbf16ps` (Zen 4); [`available`] says whether there is one.
+//! cores do. The kernel is AMX where the CPU has it (Sapphire Rapids), else AVX-512's `vdpbf16ps`
+//! (Zen 4); [`available`] says whether there is one.
 //!
 //! The result is cut into blocks of 32 x 32. The operand with fewer lanes (rows of a, columns of b)
 //! is packed whole and shared; groups of the other's lanes are tasks, each of which packs its group,
@@ -18,9 +18,9 @@ use std::thread::LocalKey;
 
 use rayon::prelude::*;
 
-use super::matmul::Into;
+use super::matmul::{Into, Threads};
 use kernel::{Kernel, Unit};
-pub use operand::{Form, Grain, Lanes, Operand};
+pub use operand::{Form, Grain, Lanes, Operand, Part};
 pub use pack::{Limbs, Tile};
 use pack::{SIDE, STEP};
 
@@ -109,8 +109,9 @@ unsafe impl Sync for Destination {}
 /// # Panics
 /// When the operands' terms differ in number: a bug in the calling op.
 #[expect(unsafe_code, reason = "a destination that may be uninitialised comes as a pointer")]
-pub unsafe fn product(
+pub(super) unsafe fn product(
     limbs: Limbs,
+    threads: Threads,
     dst: *mut f32,
     stride: usize,
     into: Into,
@@ -118,51 +119,12 @@ pub unsafe fn product(
     right: &dyn Operand,
 ) {
     let to = Destination { start: dst, stride, rows: left.lanes(), cols: right.lanes() };
-    let threads = threads(&to, left.terms());
+    let large = to.rows * to.cols * left.terms() >= SMALL;
+    let threads = match threads {
+        Threads::Pool if large => rayon::current_num_threads(),
+        _ => 1,
+    };
     multiply((Kernel::best(), limbs, threads), &to, into, left, right);
-}
-
-/// As [`product`], into a slice that holds nothing else.
-///
-/// # Panics
-/// When the slice is too short, or the operands' terms differ: a bug in the calling op.
-pub fn product_in(
-    limbs: Limbs,
-    dst: &mut [f32],
-    stride: usize,
-    into: Into,
-    left: &dyn Operand,
-    right: &dyn Operand,
-) {
-    let end = left.lanes().saturating_sub(1) * stride + right.lanes();
-    assert!(end <= dst.len(), "bf16: destination too short");
-    #[expect(unsafe_code, reason = "kernels write blocks of a matrix that threads share")]
-    // SAFETY: `dst` is exclusively borrowed, and was found long enough.
-    unsafe {
-        product(limbs, dst.as_mut_ptr(), stride, into, left, right);
-    }
-}
-
-/// As [`product`], on this thread alone.
-///
-/// # Safety
-/// As there.
-#[expect(unsafe_code, reason = "as there")]
-pub(crate) unsafe fn product_alone(
-    limbs: Limbs,
-    dst: *mut f32,
-    stride: usize,
-    into: Into,
-    left: &dyn Operand,
-    right: &dyn Operand,
-) {
-    let to = Destination { start: dst, stride, rows: left.lanes(), cols: right.lanes() };
-    multiply((Kernel::best(), limbs, 1), &to, into, left, right);
-}
-
-/// How many threads a product is worth.
-fn threads(to: &Destination, terms: usize) -> usize {
-    if to.rows * to.cols * terms < SMALL { 1 } else { rayon::current_num_threads() }
 }
 
 fn multiply(
@@ -239,7 +201,8 @@ fn pack_whole(
             continue;
         }
         let pack = |(i, part): (usize, &mut [Tile])| {
-            inner.pack(form, limbs, i * unit..lanes.min((i + 1) * unit), terms.clone(), part);
+            let lanes = i * unit..lanes.min((i + 1) * unit);
+            inner.pack(Part { form, limbs, lanes, terms: terms.clone() }, part);
         };
         let size = unit.div_ceil(SIDE) * each;
         match threads {
@@ -274,8 +237,9 @@ impl Task<'_> {
             let mut shared = self.shared;
             for (i, terms) in self.stretches.iter().enumerate() {
                 let each = self.limbs.tiles(terms.len());
-                let (mine, lanes) = (&mut own[..panels * each], group.clone());
-                outer.pack(self.form, self.limbs, lanes, terms.clone(), mine);
+                let (lanes, terms) = (group.clone(), terms.clone());
+                let part = Part { form: self.form, limbs: self.limbs, lanes, terms };
+                outer.pack(part, &mut own[..panels * each]);
                 let (these, rest) = shared.split_at(inner_panels * each);
                 shared = rest;
                 let into = if i == 0 { self.into } else { Into::Add };
@@ -322,18 +286,12 @@ impl Task<'_> {
             for across in (0..cols.min(2 * SIDE)).step_by(SIDE) {
                 let (a, b) = (&a[down / SIDE * each..], &b[across / SIDE * each..]);
                 let sums = unit.tile(self.limbs, &a[..each], &b[..each]);
-                for r in 0..SIDE.min(rows - down) {
-                    for s in 0..SIDE.min(cols - across) {
-                        #[expect(unsafe_code, reason = "as above")]
-                        // SAFETY: row + down + r < rows and col + across + s < cols of the whole.
-                        unsafe {
-                            let to = c.add((down + r) * self.to.stride + across + s);
-                            match into {
-                                Into::Overwrite => to.write(sums[r * SIDE + s]),
-                                Into::Add => *to += sums[r * SIDE + s],
-                            }
-                        }
-                    }
+                let part = (SIDE.min(rows - down), SIDE.min(cols - across));
+                #[expect(unsafe_code, reason = "as above")]
+                // SAFETY: the part lies inside the block, and both inside the destination.
+                unsafe {
+                    let to = c.add(down * self.to.stride + across);
+                    kernel::write(&sums, part, to, self.to.stride, into);
                 }
             }
         }

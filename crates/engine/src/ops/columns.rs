@@ -1,7 +1,7 @@
-//! A matrix whose parts are written by several tasks, each part by one.
+//! A matrix whose parts are written by several tasks, each part by one. Every product ends here.
 
-use super::bf16::{self, Lanes};
-use super::matmul::{Into, Mat, Precision, gemm_columns};
+use super::bf16::{self, Lanes, Limbs, Operand};
+use super::matmul::{Into, Mat, Precision, Threads, fits, gemm_raw};
 
 /// A matrix in memory, rows `stride` elements apart.
 pub(crate) struct Columns {
@@ -20,45 +20,74 @@ impl Columns {
         Self { start: data.as_mut_ptr(), len: data.len(), stride }
     }
 
-    /// A matrix in memory that nothing has been written to yet: tasks overwrite all of it.
-    pub fn unwritten(data: &mut Vec<f32>, len: usize, stride: usize) -> Self {
-        data.clear();
-        data.reserve_exact(len);
-        Self { start: data.as_mut_ptr(), len, stride }
-    }
-
-    /// `part (+)= scale * a b` on this thread alone, for the part from (`row`, `col`) on that is as large
-    /// as the product.
+    /// A matrix of `rows` x `stride` that `write` fills. Its memory is not cleared first: products are the
+    /// largest that a layer takes.
     ///
     /// # Safety
-    /// No other thread may use that part meanwhile. If it is added to, it has been written before.
+    /// `write` overwrites every element, and reads none before.
+    #[expect(unsafe_code, reason = "memory that has not been written yet")]
+    pub unsafe fn written(rows: usize, stride: usize, write: impl FnOnce(&Self)) -> Vec<f32> {
+        let len = rows * stride;
+        let mut data = Vec::with_capacity(len);
+        write(&Self { start: data.as_mut_ptr(), len, stride });
+        // SAFETY: the allocation holds `len` elements, and all of them have been written.
+        unsafe {
+            data.set_len(len);
+        }
+        data
+    }
+
+    /// `part (+)= scale * a b`, for the part from (`row`, `col`) on that is as large as the product.
+    ///
+    /// # Safety
+    /// No other task uses that part meanwhile. If it is added to, it has been written before.
+    ///
+    /// # Panics
+    /// When the shapes do not fit or a matrix reaches past its slice: a bug in the calling kernel.
     #[expect(unsafe_code, reason = "as above")]
+    #[expect(clippy::too_many_arguments, reason = "a product's operands and its place")]
     pub unsafe fn product(
         &self,
         precision: Precision,
-        (row, col): (usize, usize),
+        threads: Threads,
+        at: (usize, usize),
         into: Into,
         scale: f32,
         a: Mat<'_>,
         b: Mat<'_>,
     ) {
-        let at = row * self.stride + col;
-        assert!(at <= self.len && col + b.cols() <= self.stride, "part outside its matrix");
-        let len = self.len - at;
-        // SAFETY: `at` lies inside the allocation; the extent of the product is checked by
-        // `gemm_columns`, and below; the caller keeps other threads away.
+        fits(&a, &b);
+        // SAFETY: the caller's promise; the operands and the part were checked.
         unsafe {
-            let dst = self.start.add(at);
-            let Some(limbs) = precision.limbs(a.rows(), b.cols(), a.cols()) else {
-                return gemm_columns(dst, len, self.stride, into, scale, a, b);
-            };
-            assert!(
-                a.rows() == 0 || (a.rows() - 1) * self.stride + b.cols() <= len,
-                "part outside its matrix"
-            );
-            let (left, right) = (Lanes::rows(a, scale), Lanes::columns(b));
-            bf16::product_alone(limbs, dst, self.stride, into, &left, &right);
+            if let Some(limbs) = precision.limbs(a.rows(), b.cols(), a.cols()) {
+                let (left, right) = (Lanes::rows(a, scale), Lanes::columns(b));
+                return self.product_of(limbs, threads, at, into, &left, &right);
+            }
+            let dst = self.part(at, a.rows(), b.cols());
+            gemm_raw(dst, self.stride, into, scale, a, b, threads);
         }
+    }
+
+    /// `part (+)= left right` on the CPU's bf16 unit.
+    ///
+    /// # Safety
+    /// As [`Columns::product`].
+    ///
+    /// # Panics
+    /// As there.
+    #[expect(unsafe_code, reason = "as above")]
+    pub unsafe fn product_of(
+        &self,
+        limbs: Limbs,
+        threads: Threads,
+        at: (usize, usize),
+        into: Into,
+        left: &dyn Operand,
+        right: &dyn Operand,
+    ) {
+        let dst = self.part(at, left.lanes(), right.lanes());
+        // SAFETY: the part lies inside the allocation, and is the caller's alone.
+        unsafe { bf16::product(limbs, threads, dst, self.stride, into, left, right) }
     }
 
     /// `width` elements of a row.
@@ -68,9 +97,19 @@ impl Columns {
     #[expect(unsafe_code, reason = "as above")]
     #[expect(clippy::mut_from_ref, reason = "tasks share the matrix, never a part of it")]
     pub unsafe fn row(&self, row: usize, col: usize, width: usize) -> &mut [f32] {
-        let at = row * self.stride + col;
-        assert!(at + width <= self.len, "part outside its matrix");
         // SAFETY: inside the allocation, and the caller's alone.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), width) }
+        unsafe { std::slice::from_raw_parts_mut(self.part((row, col), 1, width), width) }
+    }
+
+    /// The first element of a part, which lies inside the matrix.
+    fn part(&self, (row, col): (usize, usize), rows: usize, cols: usize) -> *mut f32 {
+        let at = row * self.stride + col;
+        let end = if rows * cols == 0 { at } else { at + (rows - 1) * self.stride + cols };
+        assert!(end <= self.len && col + cols <= self.stride, "part outside its matrix");
+        #[expect(unsafe_code, reason = "as above")]
+        // SAFETY: `at` is at most `len`.
+        unsafe {
+            self.start.add(at)
+        }
     }
 }

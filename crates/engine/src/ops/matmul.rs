@@ -1,15 +1,15 @@
-//! The three products of a linear layer, on strided slices: f32 ones through the gemm crate.
+//! The three products of a linear layer, on strided slices: through the gemm crate with f32 instructions, or
+//! through [`super::bf16`] on the CPU's bf16 unit ([`Precision::limbs`] decides).
 //!
 //! Weights are stored as Hugging Face stores them, `w_od` = [out, in]:
 //! forward `y_to = x_td w_odᵀ`, input gradient `dx_td = dy_to w_od`, weight gradient
 //! `dw_od += dy_toᵀ x_td`. Transposes are strides, never copies; accumulation happens inside the
-//! product. gemm splits over rows and columns only, so results do not depend on the thread count.
-//! With [`Precision::Bf16`] the operands are rounded and go through [`super::bf16`].
+//! product. Both split over rows and columns only, so results do not depend on the thread count.
 
 use candle_core::Tensor;
 use gemm::Parallelism;
 
-use super::bf16::{self, Lanes, Limbs};
+use super::bf16::{self, Limbs};
 use super::columns::Columns;
 use crate::error::{Error, Result};
 use crate::tensor::{from_vec, on_host, update, view};
@@ -112,36 +112,35 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// `scale * a b`, row-major. The memory is not cleared first: it is the largest that a layer takes.
-fn product(precision: Precision, scale: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+/// Who computes a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The thread that asks: it is a task already.
+    One,
+    /// The current pool, where the product is large enough to be worth splitting.
+    Pool,
+}
+
+/// `scale * a b`, row-major.
+pub(crate) fn product(
+    precision: Precision,
+    threads: Threads,
+    scale: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+) -> Vec<f32> {
     let (rows, cols) = (a.rows, b.cols);
     if a.cols == 0 {
         return vec![0.0; rows * cols];
     }
-    let mut out = Vec::with_capacity(rows * cols);
-    #[expect(unsafe_code, reason = "the gemm crate's entry point takes raw pointers")]
-    // SAFETY: the allocation holds `rows * cols` numbers, and a product that overwrites writes each of
-    // them and reads none.
+    #[expect(unsafe_code, reason = "memory that has not been written yet")]
+    // SAFETY: the product is as large as the matrix, overwrites all of it and reads none; nobody else
+    // knows of it.
     unsafe {
-        let dst = out.as_mut_ptr();
-        product_raw(precision, dst, rows * cols, cols, Into::Overwrite, scale, a, b);
-        out.set_len(rows * cols);
+        Columns::written(rows, cols, |to| {
+            to.product(precision, threads, (0, 0), Into::Overwrite, scale, a, b);
+        })
     }
-    out
-}
-
-/// `scale * a b`, row-major, on this thread alone: a tile of a larger product.
-pub(crate) fn product_alone(precision: Precision, scale: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
-    let (rows, cols) = (a.rows, b.cols);
-    let mut out = Vec::new();
-    let to = Columns::unwritten(&mut out, rows * cols, cols);
-    #[expect(unsafe_code, reason = "memory that the product writes")]
-    // SAFETY: nobody else knows the memory, and a product that overwrites writes all of it.
-    unsafe {
-        to.product(precision, (0, 0), Into::Overwrite, scale, a, b);
-        out.set_len(rows * cols);
-    }
-    out
 }
 
 /// `dst (+)= scale * a b` with rows one after the other.
@@ -153,87 +152,37 @@ fn product_into(
     a: Mat<'_>,
     b: Mat<'_>,
 ) {
-    #[expect(unsafe_code, reason = "the kernels take raw pointers")]
-    // SAFETY: `dst` is exclusively borrowed and as long as said.
+    let to = Columns::new(dst, b.cols);
+    #[expect(unsafe_code, reason = "parts of a matrix are written through a pointer")]
+    // SAFETY: `dst` is exclusively borrowed.
     unsafe {
-        product_raw(precision, dst.as_mut_ptr(), dst.len(), b.cols, into, scale, a, b);
-    }
-}
-
-/// # Safety
-/// As [`gemm_raw`].
-#[expect(clippy::too_many_arguments, reason = "a product's operands")]
-#[expect(unsafe_code, reason = "the kernels take raw pointers")]
-unsafe fn product_raw(
-    precision: Precision,
-    dst: *mut f32,
-    len: usize,
-    dst_stride: usize,
-    into: Into,
-    scale: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
-) {
-    let threads = pool(2 * a.rows * a.cols * b.cols);
-    let Some(limbs) = precision.limbs(a.rows, b.cols, a.cols) else {
-        // SAFETY: the caller's promise.
-        return unsafe { gemm_raw(dst, len, dst_stride, into, scale, a, b, threads) };
-    };
-    fits(len, dst_stride, &a, &b);
-    // SAFETY: the caller's promise, and the destination was found long enough.
-    unsafe {
-        bf16::product(limbs, dst, dst_stride, into, &Lanes::rows(a, scale), &Lanes::columns(b));
+        to.product(precision, Threads::Pool, (0, 0), into, scale, a, b);
     }
 }
 
 /// # Panics
 /// When the shapes do not fit or a matrix reaches past its slice: a bug in the calling kernel.
-fn fits(len: usize, dst_stride: usize, a: &Mat<'_>, b: &Mat<'_>) {
+pub(crate) fn fits(a: &Mat<'_>, b: &Mat<'_>) {
     assert_eq!(a.cols, b.rows, "gemm: inner dimensions differ");
-    let (m, n, k) = (a.rows, b.cols, a.cols);
-    if m == 0 || n == 0 {
-        return;
-    }
-    assert!((m - 1) * dst_stride + n <= len, "gemm: destination too short");
-    assert!(k == 0 || (a.last() < a.data.len() && b.last() < b.data.len()), "gemm: operand short");
+    let empty = a.rows == 0 || b.cols == 0 || a.cols == 0;
+    assert!(empty || (a.last() < a.data.len() && b.last() < b.data.len()), "gemm: operand short");
 }
 
-/// `dst (+)= scale * a b` on this thread alone, inside a matrix that other threads write too:
-/// `dst` is followed by `len` elements, this one included.
+/// `dst (+)= scale * a b` with f32 instructions.
 ///
 /// # Safety
-/// `len` elements from `dst` on are of one allocation, and no other thread uses those that the product
-/// is written to: row i at `dst + i * dst_stride`, as many as b has columns.
-///
-/// # Panics
-/// When the shapes do not fit or a matrix reaches past its slice: a bug in the calling kernel.
-#[expect(unsafe_code, reason = "tiles of one matrix are written by several threads")]
-pub(crate) unsafe fn gemm_columns(
-    dst: *mut f32,
-    len: usize,
-    dst_stride: usize,
-    into: Into,
-    scale: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
-) {
-    // SAFETY: the caller's promise.
-    unsafe { gemm_raw(dst, len, dst_stride, into, scale, a, b, Parallelism::None) }
-}
-
-#[expect(clippy::too_many_arguments, reason = "a product's operands")]
+/// The operands [`fits`]; row i of the product, at `dst + i * dst_stride`, is of one allocation, and nobody
+/// else uses it. With [`Into::Overwrite`] it may be uninitialised.
 #[expect(unsafe_code, reason = "the gemm crate's entry point takes raw pointers")]
-unsafe fn gemm_raw(
+pub(crate) unsafe fn gemm_raw(
     dst: *mut f32,
-    len: usize,
     dst_stride: usize,
     into: Into,
     scale: f32,
     a: Mat<'_>,
     b: Mat<'_>,
-    threads: Parallelism,
+    threads: Threads,
 ) {
-    fits(len, dst_stride, &a, &b);
     let (m, n, k) = (a.rows, b.cols, a.cols);
     if m == 0 || n == 0 {
         return;
@@ -242,8 +191,12 @@ unsafe fn gemm_raw(
         Into::Overwrite => (false, 0.0),
         Into::Add => (true, 1.0),
     };
-    // SAFETY: `fits` keeps every access of the three strided matrices inside their slices,
-    // nobody else uses the destination (the caller's promise), and f32 has no invalid bit patterns.
+    let threads = match threads {
+        Threads::One => Parallelism::None,
+        Threads::Pool => pool(2 * m * n * k),
+    };
+    // SAFETY: the caller keeps every access of the three strided matrices inside their slices and others
+    // away from the destination, and f32 has no invalid bit patterns.
     unsafe {
         gemm::gemm(
             m,
@@ -270,8 +223,7 @@ unsafe fn gemm_raw(
 }
 
 /// Threads of the current pool, for a product large enough to be worth splitting.
-#[must_use]
-pub fn pool(flops: usize) -> Parallelism {
+fn pool(flops: usize) -> Parallelism {
     if flops < 1 << 18 || rayon::current_num_threads() == 1 {
         Parallelism::None
     } else {
@@ -291,7 +243,7 @@ pub fn forward(precision: Precision, x_td: &Tensor, w_od: &Tensor) -> Result<Ten
     }
     let (x, w) = (view(x_td)?, view(w_od)?);
     let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
-    from_vec(product(precision, 1.0, a, b), (t, o))
+    from_vec(product(precision, Threads::Pool, 1.0, a, b), (t, o))
 }
 
 /// `y_to += scale * x_td w_odᵀ`, returning `y_to`.
@@ -343,7 +295,7 @@ pub fn input_grad(
         update(&dx_td, |dx| product_into(precision, dx, Into::Add, scale, a, b))?;
         return Ok(dx_td);
     }
-    from_vec(product(precision, scale, a, b), (t, d))
+    from_vec(product(precision, Threads::Pool, scale, a, b), (t, d))
 }
 
 /// `dw_od (+)= scale * dy_toᵀ x_td`, in place.

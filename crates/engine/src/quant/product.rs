@@ -4,7 +4,8 @@
 //! Forward, a tile is some rows of the weight, whole, and gives some columns of y. Backward, a tile is
 //! some columns and gives some columns of dx; the sum over the weight's rows goes in the steps in which
 //! the gemm crate itself cuts a long sum, so that the numbers are those of the unpacked weight. Tiles
-//! write columns that no other tile touches; nothing depends on the thread count.
+//! write columns that no other tile touches; nothing depends on the thread count. Where the CPU's bf16
+//! unit computes the product, the weight is a side of it, unpacked where that packs its part.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -14,12 +15,12 @@ use rayon::prelude::*;
 
 use super::{Format, Packed};
 use crate::error::{Error, Result};
-use crate::ops::bf16::{self, Form, Grain, Lanes, Limbs, Operand, Tile};
+use crate::ops::bf16::{Grain, Lanes, Operand, Part, Tile};
 use crate::ops::columns::Columns;
-use crate::ops::matmul::{Into, Mat, Precision, same};
+use crate::ops::matmul::{Into, Mat, Precision, Threads, same};
 use crate::ops::matrix::Matrix;
 use crate::simd::{sum_sq, with_simd};
-use crate::tensor::{from_vec, update, view};
+use crate::tensor::{View, from_vec, update, view};
 
 /// Terms of a sum that gemm takes at once: it cuts a longer sum into equal parts of at most this.
 const DEPTH: usize = 512;
@@ -84,48 +85,78 @@ impl Packed {
         }
     }
 
-    /// `y_to (+)= x_td wᵀ`.
-    fn product(
-        &self,
-        precision: Precision,
-        x_td: &Tensor,
-        y: &mut [f32],
-        into: Into,
-    ) -> Result<()> {
-        let (t, d) = x_td.dims2()?;
-        same("input features", d, self.cols)?;
-        self.on_cpu(x_td)?;
-        let x = view(x_td)?;
-        let o = self.rows;
-        if let Some(limbs) = precision.limbs(t, o, d) {
-            let x = Lanes::rows(Mat::new(&x, t, d, d), 1.0);
-            bf16::product_in(limbs, y, o, into, &x, &Rows(self));
-            return Ok(());
+    /// The elements of [t, width], and t.
+    fn operand<'x>(&self, what: &str, x: &'x Tensor, width: usize) -> Result<(View<'x>, usize)> {
+        let (t, d) = x.dims2()?;
+        same(what, d, width)?;
+        match x.device() {
+            Device::Cpu => Ok((view(x)?, t)),
+            _ => Err(Error::Internal("quantised weights are computed with on the CPU only".into())),
         }
-        let (columns, step) = (Columns::new(y, o), self.tile_rows());
+    }
+
+    /// `y_to (+)= x_td wᵀ`, all of it.
+    fn product(&self, precision: Precision, x: &[f32], t: usize, y: &Columns, into: Into) {
+        let (o, d) = (self.rows, self.cols);
+        let x = Mat::new(x, t, d, d);
+        if let Some(limbs) = precision.limbs(t, o, d) {
+            let (x, w) = (Lanes::rows(x, 1.0), Side { weight: self, lanes: Axis::Rows });
+            #[expect(unsafe_code, reason = "parts of one matrix are written by several threads")]
+            // SAFETY: y is nobody else's.
+            return unsafe { y.product_of(limbs, Threads::Pool, (0, 0), into, &x, &w) };
+        }
+        let step = self.tile_rows();
         (0..o.div_ceil(step)).into_par_iter().for_each(|tile| {
             let rows = tile * step..o.min((tile + 1) * step);
             with_panel(rows.len() * d, |panel| {
                 self.unpack(rows.clone(), 0, d, panel);
-                let (a, b) = (Mat::new(&x, t, d, d), Mat::new(panel, rows.len(), d, d).t());
-                #[expect(
-                    unsafe_code,
-                    reason = "tiles of one matrix are written by several threads"
-                )]
+                let w = Mat::new(panel, rows.len(), d, d).t();
+                let at = (0, rows.start);
+                #[expect(unsafe_code, reason = "as above")]
                 // SAFETY: tiles have disjoint rows of the weight, which are columns of y.
                 unsafe {
-                    columns.product(Precision::F32, (0, rows.start), into, 1.0, a, b);
+                    y.product(Precision::F32, Threads::One, at, into, 1.0, x, w);
                 }
             });
         });
-        Ok(())
     }
 
-    fn on_cpu(&self, x: &Tensor) -> Result<()> {
-        match x.device() {
-            Device::Cpu => Ok(()),
-            _ => Err(Error::Internal("quantised weights are computed with on the CPU only".into())),
+    /// `dx_td (+)= scale * dy_to w`, all of it.
+    fn product_back(
+        &self,
+        precision: Precision,
+        (dy, t): (&[f32], usize),
+        dx: &Columns,
+        first: Into,
+        scale: f32,
+    ) {
+        let (o, d, width) = (self.rows, self.cols, self.tile_cols());
+        if let Some(limbs) = precision.limbs(t, o, d) {
+            let dy = Lanes::rows(Mat::new(dy, t, o, o), scale);
+            let w = Side { weight: self, lanes: Axis::Cols };
+            #[expect(unsafe_code, reason = "parts of one matrix are written by several threads")]
+            // SAFETY: dx is nobody else's.
+            return unsafe { dx.product_of(limbs, Threads::Pool, (0, 0), first, &dy, &w) };
         }
+        let depth = o.div_ceil(o.div_ceil(DEPTH).max(1)).max(1);
+        (0..d.div_ceil(width)).into_par_iter().for_each(|tile| {
+            let cols = tile * width..d.min((tile + 1) * width);
+            with_panel(depth * cols.len(), |panel| {
+                for from in (0..o).step_by(depth) {
+                    let rows = from..o.min(from + depth);
+                    let panel = &mut panel[..rows.len() * cols.len()];
+                    self.unpack(rows.clone(), cols.start, cols.len(), panel);
+                    let a = Mat::new(dy.get(from..).unwrap_or(&[]), t, rows.len(), o);
+                    let b = Mat::new(panel, rows.len(), cols.len(), cols.len());
+                    let (at, into) = ((0, cols.start), if from == 0 { first } else { Into::Add });
+                    #[expect(unsafe_code, reason = "as above")]
+                    // SAFETY: tiles have disjoint columns of the weight, which are those of dx.
+                    unsafe {
+                        dx.product(Precision::F32, Threads::One, at, into, scale, a, b);
+                    }
+                }
+            });
+        });
     }
 }
 
@@ -135,14 +166,21 @@ impl Matrix for Packed {
     }
 
     fn forward(&self, precision: Precision, x_td: &Tensor) -> Result<Tensor> {
-        let mut y = vec![0f32; x_td.dim(0)? * self.rows];
-        self.product(precision, x_td, &mut y, Into::Overwrite)?;
-        from_vec(y, (x_td.dim(0)?, self.rows))
+        let (x, t) = self.operand("input features", x_td, self.cols)?;
+        #[expect(unsafe_code, reason = "memory that has not been written yet")]
+        // SAFETY: the product is as large as the matrix, overwrites all of it and reads none.
+        let y = unsafe {
+            Columns::written(t, self.rows, |y| self.product(precision, &x, t, y, Into::Overwrite))
+        };
+        from_vec(y, (t, self.rows))
     }
 
     fn forward_add(&self, precision: Precision, y_to: Tensor, x_td: &Tensor) -> Result<Tensor> {
-        same("output elements", y_to.elem_count(), x_td.dim(0)? * self.rows)?;
-        update(&y_to, |y| self.product(precision, x_td, y, Into::Add))??;
+        let (x, t) = self.operand("input features", x_td, self.cols)?;
+        same("output elements", y_to.elem_count(), t * self.rows)?;
+        update(&y_to, |y| {
+            self.product(precision, &x, t, &Columns::new(y, self.rows), Into::Add);
+        })?;
         Ok(y_to)
     }
 
@@ -153,44 +191,17 @@ impl Matrix for Packed {
         scale: f32,
         dy_to: &Tensor,
     ) -> Result<Tensor> {
-        let (t, o) = dy_to.dims2()?;
-        same("output features", o, self.rows)?;
-        self.on_cpu(dy_to)?;
-        let dy = view(dy_to)?;
-        let (d, width) = (self.cols, self.tile_cols());
-        let depth = o.div_ceil(o.div_ceil(DEPTH).max(1)).max(1);
-        let fill = |dx: &mut [f32], first: Into| {
-            if let Some(limbs) = precision.limbs(t, o, d) {
-                let dy = Lanes::rows(Mat::new(&dy, t, o, o), scale);
-                return bf16::product_in(limbs, dx, d, first, &dy, &Cols(self));
-            }
-            let columns = Columns::new(dx, d);
-            (0..d.div_ceil(width)).into_par_iter().for_each(|tile| {
-                let cols = tile * width..d.min((tile + 1) * width);
-                with_panel(depth * cols.len(), |panel| {
-                    for from in (0..o).step_by(depth) {
-                        let rows = from..o.min(from + depth);
-                        let panel = &mut panel[..rows.len() * cols.len()];
-                        self.unpack(rows.clone(), cols.start, cols.len(), panel);
-                        let a = Mat::new(&dy[from..], t, rows.len(), o);
-                        let b = Mat::new(panel, rows.len(), cols.len(), cols.len());
-                        let into = if from == 0 { first } else { Into::Add };
-                        #[expect(unsafe_code, reason = "as above")]
-                        // SAFETY: tiles have disjoint columns of the weight, which are those of dx.
-                        unsafe {
-                            columns.product(Precision::F32, (0, cols.start), into, scale, a, b);
-                        }
-                    }
-                });
-            });
-        };
+        let (dy, t) = self.operand("output features", dy_to, self.rows)?;
+        let fill = |dx: &Columns, into| self.product_back(precision, (&dy, t), dx, into, scale);
         if let Some(dx_td) = dx_td {
-            update(&dx_td, |dx| fill(dx, Into::Add))?;
+            same("input elements", dx_td.elem_count(), t * self.cols)?;
+            update(&dx_td, |dx| fill(&Columns::new(dx, self.cols), Into::Add))?;
             return Ok(dx_td);
         }
-        let mut dx = vec![0f32; t * d];
-        fill(&mut dx, Into::Overwrite);
-        from_vec(dx, (t, d))
+        #[expect(unsafe_code, reason = "memory that has not been written yet")]
+        // SAFETY: as in `forward`.
+        let dx = unsafe { Columns::written(t, self.cols, |dx| fill(dx, Into::Overwrite)) };
+        from_vec(dx, (t, self.cols))
     }
 
     fn rows(&self, ids: &[u32], scale: f32) -> Result<Tensor> {
@@ -222,68 +233,59 @@ impl Matrix for Packed {
     }
 }
 
-/// A weight's rows as the lanes of a product: y = x wᵀ.
-struct Rows<'a>(&'a Packed);
-
-impl Operand for Rows<'_> {
-    fn lanes(&self) -> usize {
-        self.0.rows
-    }
-
-    fn terms(&self) -> usize {
-        self.0.cols
-    }
-
-    fn grain(&self) -> Grain {
-        Grain { lanes: 1, terms: self.0.format.block() }
-    }
-
-    fn pack(
-        &self,
-        form: Form,
-        limbs: Limbs,
-        lanes: Range<usize>,
-        terms: Range<usize>,
-        tiles: &mut [Tile],
-    ) {
-        let (n, width) = (lanes.len(), terms.len());
-        with_panel(n * width, |panel| {
-            self.0.unpack(lanes, terms.start, width, panel);
-            let panel = Lanes::rows(Mat::new(panel, n, width, width), 1.0);
-            panel.pack(form, limbs, 0..n, 0..width, tiles);
-        });
-    }
+/// What the lanes of a product are in a weight.
+#[derive(Clone, Copy)]
+enum Axis {
+    /// Its rows: y = x wᵀ.
+    Rows,
+    /// Its columns: dx = dy w.
+    Cols,
 }
 
-/// A weight's columns as the lanes of a product: dx = dy w.
-struct Cols<'a>(&'a Packed);
+/// A weight as a side of a product.
+struct Side<'a> {
+    weight: &'a Packed,
+    lanes: Axis,
+}
 
-impl Operand for Cols<'_> {
+impl Operand for Side<'_> {
     fn lanes(&self) -> usize {
-        self.0.cols
+        match self.lanes {
+            Axis::Rows => self.weight.rows,
+            Axis::Cols => self.weight.cols,
+        }
     }
 
     fn terms(&self) -> usize {
-        self.0.rows
+        match self.lanes {
+            Axis::Rows => self.weight.cols,
+            Axis::Cols => self.weight.rows,
+        }
     }
 
     fn grain(&self) -> Grain {
-        Grain { lanes: self.0.format.block(), terms: 1 }
+        let block = self.weight.format.block();
+        match self.lanes {
+            Axis::Rows => Grain { lanes: 1, terms: block },
+            Axis::Cols => Grain { lanes: block, terms: 1 },
+        }
     }
 
-    fn pack(
-        &self,
-        form: Form,
-        limbs: Limbs,
-        lanes: Range<usize>,
-        terms: Range<usize>,
-        tiles: &mut [Tile],
-    ) {
-        let (n, width) = (terms.len(), lanes.len());
+    fn pack(&self, part: Part, tiles: &mut [Tile]) {
+        let (lanes, terms) = (0..part.lanes.len(), 0..part.terms.len());
+        let (rows, cols) = match self.lanes {
+            Axis::Rows => (part.lanes, part.terms),
+            Axis::Cols => (part.terms, part.lanes),
+        };
+        let (n, width) = (rows.len(), cols.len());
         with_panel(n * width, |panel| {
-            self.0.unpack(terms, lanes.start, width, panel);
-            let panel = Lanes::columns(Mat::new(panel, n, width, width));
-            panel.pack(form, limbs, 0..width, 0..n, tiles);
+            self.weight.unpack(rows, cols.start, width, panel);
+            let panel = Mat::new(panel, n, width, width);
+            let panel = match self.lanes {
+                Axis::Rows => Lanes::rows(panel, 1.0),
+                Axis::Cols => Lanes::columns(panel),
+            };
+            panel.pack(Part { lanes, terms, form: part.form, limbs: part.limbs }, tiles);
         });
     }
 }

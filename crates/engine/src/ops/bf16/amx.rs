@@ -152,103 +152,99 @@ unsafe fn end_sums(c: *mut f32, stride: usize) {
     }
 }
 
+/// Assembly that runs through the steps of two left panels (`a`, `a1`) and two right ones (`b`, `b1`), which
+/// go on by `$bytes` a step.
+macro_rules! each_step {
+    ($steps:ident, $a:ident, $b:ident, $bytes:literal, $($body:tt)*) => {
+        asm!(
+            "test {steps}, {steps}",
+            "jz 5f",
+            "2:",
+            $($body)*
+            concat!("add {a}, ", $bytes),
+            concat!("add {b}, ", $bytes),
+            concat!("add {a1}, ", $bytes),
+            concat!("add {b1}, ", $bytes),
+            "dec {steps}",
+            "jnz 2b",
+            "5:",
+            steps = inout(reg) $steps => _,
+            a = inout(reg) $a.as_ptr() => _,
+            a1 = inout(reg) $a.as_ptr().add($a.len() / 2) => _,
+            b = inout(reg) $b.as_ptr() => _,
+            b1 = inout(reg) $b.as_ptr().add($b.len() / 2) => _,
+            row = in(reg) 64usize,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly),
+        )
+    };
+}
+
+/// Loads part `$part` of a step of the left panels.
+macro_rules! left {
+    ($part:literal) => {
+        concat!(
+            "tileloadd tmm4, [{a} + {row} + ",
+            $part,
+            " * 1024]\n tileloadd tmm5, [{a1} + {row} + ",
+            $part,
+            " * 1024]"
+        )
+    };
+}
+
+/// Loads part `$part` of a step of the right panels.
+macro_rules! right {
+    ($part:literal) => {
+        concat!(
+            "tileloadd tmm6, [{b} + {row} + ",
+            $part,
+            " * 1024]\n tileloadd tmm7, [{b1} + {row} + ",
+            $part,
+            " * 1024]"
+        )
+    };
+}
+
+/// Adds the four products of what is loaded.
+macro_rules! products {
+    () => {
+        "tdpbf16ps tmm0, tmm4, tmm6\n tdpbf16ps tmm2, tmm5, tmm6\n \
+         tdpbf16ps tmm1, tmm4, tmm7\n tdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
 /// Adds the products of rounded operands to tiles 0 to 3.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
 unsafe fn one(steps: usize, a: &[Tile], b: &[Tile]) {
     // SAFETY: the loop reads `steps` tiles from each of the four panels.
-    unsafe {
-        asm!(
-            "test {steps}, {steps}",
-            "jz 5f",
-            "2:",
-            "tileloadd tmm4, [{a} + {row}]",
-            "tileloadd tmm6, [{b} + {row}]",
-            "tileloadd tmm5, [{a1} + {row}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{b1} + {row}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a}, 1024",
-            "add {b}, 1024",
-            "add {a1}, 1024",
-            "add {b1}, 1024",
-            "dec {steps}",
-            "jnz 2b",
-            "5:",
-            steps = inout(reg) steps => _,
-            a = inout(reg) a.as_ptr() => _,
-            a1 = inout(reg) a.as_ptr().add(a.len() / 2) => _,
-            b = inout(reg) b.as_ptr() => _,
-            b1 = inout(reg) b.as_ptr().add(b.len() / 2) => _,
-            row = in(reg) 64usize,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack, readonly),
-        );
-    }
+    unsafe { each_step!(steps, a, b, 1024, left!(0), right!(0), products!(),) }
 }
 
 /// Adds the products of operands in three parts to tiles 0 to 3: of each step, the low left part with
-/// the high right one, then middle with middle and high, high with high, middle and low.
+/// the high right one, then middle with high and middle, high with middle, low and high.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
 unsafe fn three(steps: usize, a: &[Tile], b: &[Tile]) {
-    macro_rules! products {
-        () => {
-            "tdpbf16ps tmm0, tmm4, tmm6\n tdpbf16ps tmm2, tmm5, tmm6\n \
-             tdpbf16ps tmm1, tmm4, tmm7\n tdpbf16ps tmm3, tmm5, tmm7"
-        };
-    }
-    macro_rules! left {
-        ($part:literal) => {
-            concat!(
-                "tileloadd tmm4, [{a} + {row} + ",
-                $part,
-                " * 1024]\n ",
-                "tileloadd tmm5, [{a1} + {row} + ",
-                $part,
-                " * 1024]"
-            )
-        };
-    }
-    macro_rules! right {
-        ($part:literal) => {
-            concat!(
-                "tileloadd tmm6, [{b} + {row} + ",
-                $part,
-                " * 1024]\n ",
-                "tileloadd tmm7, [{b1} + {row} + ",
-                $part,
-                " * 1024]"
-            )
-        };
-    }
     // SAFETY: the loop reads `steps` times three tiles from each of the four panels.
     unsafe {
-        asm!(
-            "test {steps}, {steps}",
-            "jz 5f",
-            "2:",
-            left!(2), right!(0), products!(),
-            left!(1), products!(),
-            right!(1), products!(),
-            left!(0), products!(),
-            right!(2), products!(),
-            right!(0), products!(),
-            "add {a}, 3072",
-            "add {b}, 3072",
-            "add {a1}, 3072",
-            "add {b1}, 3072",
-            "dec {steps}",
-            "jnz 2b",
-            "5:",
-            steps = inout(reg) steps => _,
-            a = inout(reg) a.as_ptr() => _,
-            a1 = inout(reg) a.as_ptr().add(a.len() / 2) => _,
-            b = inout(reg) b.as_ptr() => _,
-            b1 = inout(reg) b.as_ptr().add(b.len() / 2) => _,
-            row = in(reg) 64usize,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack, readonly),
+        each_step!(
+            steps,
+            a,
+            b,
+            3072,
+            left!(2),
+            right!(0),
+            products!(),
+            left!(1),
+            products!(),
+            right!(1),
+            products!(),
+            left!(0),
+            products!(),
+            right!(2),
+            products!(),
+            right!(0),
+            products!(),
         );
     }
 }

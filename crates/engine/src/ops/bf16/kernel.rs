@@ -127,7 +127,8 @@ impl Unit {
                 Kernel::Portable => {
                     for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                         let sums = portable(limbs, &a[i * each..][..each], &b[j * each..][..each]);
-                        write(&sums, c.add(i * SIDE * stride + j * SIDE), stride, into);
+                        let c = c.add(i * SIDE * stride + j * SIDE);
+                        write(&sums, (SIDE, SIDE), c, stride, into);
                     }
                 }
             }
@@ -156,14 +157,20 @@ impl Unit {
     }
 }
 
-/// Writes a tile's sums.
+/// Writes the first rows and columns of a tile's sums.
 ///
 /// # Safety
-/// As [`Unit::block`], for 16 x 16 elements.
+/// As [`Unit::block`], for so many elements.
 #[expect(unsafe_code, reason = "as there")]
-pub(super) unsafe fn write(sums: &Sums, c: *mut f32, stride: usize, into: Into) {
-    for (r, row) in sums.chunks_exact(SIDE).enumerate() {
-        for (s, sum) in row.iter().enumerate() {
+pub(super) unsafe fn write(
+    sums: &Sums,
+    (rows, cols): (usize, usize),
+    c: *mut f32,
+    stride: usize,
+    into: Into,
+) {
+    for (r, row) in sums.chunks_exact(SIDE).take(rows).enumerate() {
+        for (s, sum) in row.iter().take(cols).enumerate() {
             // SAFETY: the caller's promise.
             unsafe {
                 let to = c.add(r * stride + s);

@@ -15,6 +15,19 @@ pub enum Form {
     Right,
 }
 
+/// A part of an operand, and what it is packed for.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The side of the product.
+    pub form: Form,
+    /// Rounded or cut.
+    pub limbs: Limbs,
+    /// Which lanes.
+    pub lanes: Range<usize>,
+    /// Which terms of them.
+    pub terms: Range<usize>,
+}
+
 /// What lanes and terms are a multiple of when a part of an operand is packed, unless it ends there.
 #[derive(Clone, Copy, Debug)]
 pub struct Grain {
@@ -36,16 +49,8 @@ pub trait Operand: Sync {
     fn grain(&self) -> Grain;
 
     /// Rounds or cuts a part to bf16, into panels of 16 lanes, one after the other, each of a tile a limb
-    /// a step.
-    /// Lanes and terms that fill up the last panel and step are 0.
-    fn pack(
-        &self,
-        form: Form,
-        limbs: Limbs,
-        lanes: Range<usize>,
-        terms: Range<usize>,
-        tiles: &mut [Tile],
-    );
+    /// a step. Lanes and terms that fill up the last panel and step are 0.
+    fn pack(&self, part: Part, tiles: &mut [Tile]);
 }
 
 /// An f32 matrix as an operand.
@@ -82,18 +87,11 @@ impl Operand for Lanes<'_> {
         Grain { lanes: 1, terms: 1 }
     }
 
-    fn pack(
-        &self,
-        form: Form,
-        limbs: Limbs,
-        lanes: Range<usize>,
-        terms: Range<usize>,
-        tiles: &mut [Tile],
-    ) {
+    fn pack(&self, part: Part, tiles: &mut [Tile]) {
         let (lane_stride, term_stride) = self.mat.strides();
-        let data = self.mat.from(lanes.start, terms.start);
-        let (lanes, terms, scale) = (lanes.len(), terms.len(), self.scale);
+        let data = self.mat.from(part.lanes.start, part.terms.start);
+        let (lanes, terms, scale) = (part.lanes.len(), part.terms.len(), self.scale);
         let source = Source { data, lane_stride, term_stride, lanes, terms, scale };
-        pack::part(&source, form, limbs, tiles);
+        pack::part(&source, part.form, part.limbs, tiles);
     }
 }

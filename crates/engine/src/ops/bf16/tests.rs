@@ -30,21 +30,13 @@ impl Operand for Coarse<'_> {
         self.1
     }
 
-    fn pack(
-        &self,
-        form: Form,
-        limbs: Limbs,
-        lanes: Range<usize>,
-        terms: Range<usize>,
-        tiles: &mut [Tile],
-    ) {
-        let whole = |part: &Range<usize>, grain: usize, all: usize| {
-            part.start.is_multiple_of(grain)
-                && (part.len().is_multiple_of(grain) || part.end == all)
+    fn pack(&self, part: Part, tiles: &mut [Tile]) {
+        let whole = |of: &Range<usize>, grain: usize, all: usize| {
+            of.start.is_multiple_of(grain) && (of.len().is_multiple_of(grain) || of.end == all)
         };
-        assert!(whole(&lanes, self.1.lanes, self.lanes()), "{lanes:?}");
-        assert!(whole(&terms, self.1.terms, self.terms()), "{terms:?}");
-        self.0.pack(form, limbs, lanes, terms, tiles);
+        assert!(whole(&part.lanes, self.1.lanes, self.lanes()), "{part:?}");
+        assert!(whole(&part.terms, self.1.terms, self.terms()), "{part:?}");
+        self.0.pack(part, tiles);
     }
 }
 
