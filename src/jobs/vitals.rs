@@ -1,7 +1,7 @@
 //! What workers use: processor, memory and devices, looked at every two seconds or so while they live.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::gpu::{Gpu, Gpus, Load, Nvidia};
@@ -26,7 +26,7 @@ pub struct Vitals {
 }
 
 /// One look at a process.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Look {
     at: Instant,
     pid: i64,
@@ -61,33 +61,36 @@ impl Ward {
     /// Looks at the worker of a run, if the last look is some time ago. True where there is something new.
     pub fn look(&self, id: &str, quiet: bool, pid: impl FnOnce() -> Option<i64>) -> bool {
         let every = if quiet { QUIET } else { EVERY };
-        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        if looks.get(id).is_some_and(|look| look.at.elapsed() < every) {
+        let last = self.looks().get(id).copied();
+        if last.is_some_and(|look| look.at.elapsed() < every) {
             return false;
         }
         let Some((pid, usage)) = pid().and_then(|pid| Some((pid, Usage::of(pid)?))) else {
             return false;
         };
         let at = Instant::now();
-        let before = looks.get(id).filter(|look| look.pid == pid);
-        let cores = before.map(|look| {
+        let cores = last.filter(|look| look.pid == pid).map(|look| {
             let seconds = at.duration_since(look.at).as_secs_f64().max(0.1);
             (usage.cpu_s - look.usage.cpu_s).max(0.0) / seconds
         });
+        // a driver may take its time: nobody who only reads waits for it
         let gpu = Load::of(&self.gpus(), pid);
-        looks.insert(id.to_owned(), Look { at, pid, usage, cores, gpu });
+        self.looks().insert(id.to_owned(), Look { at, pid, usage, cores, gpu });
         true
+    }
+
+    fn looks(&self) -> MutexGuard<'_, HashMap<String, Look>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets a run that is over.
     pub fn forget(&self, id: &str) {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.looks().remove(id);
     }
 
     /// What the worker of a run uses, where it has one that was looked at.
     pub fn of(&self, id: &str) -> Option<Vitals> {
-        let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        looks.get(id).map(|look| Vitals {
+        self.looks().get(id).map(|look| Vitals {
             cores: look.cores,
             resident: look.usage.resident,
             peak: look.usage.peak,
@@ -113,6 +116,7 @@ mod tests {
         ward.forget("a");
         assert_eq!(ward.of("a"), None);
     }
+
     #[derive(Debug)]
     struct Fake;
 
