@@ -32,15 +32,16 @@ mod kernel;
 mod operand;
 mod pack;
 
-/// Tiles of two panels that a group is packed for at once: they about fill a core's first cache.
-const DEPTH: usize = 48;
+/// Tiles of two panels that a group is packed for at once. The result is read and written once a stretch, which
+/// costs more than panels that come from the second cache instead of the first.
+const DEPTH: usize = 144;
 
 /// Tiles of the shared operand that are held at once, if it has so many: 8 MiB. The logits' gradient times the
 /// output matrix has a term for each word of the vocabulary.
 const SHARE: usize = 8 << 10;
 
-/// Lanes of a group, at most.
-const GROUP: usize = 128;
+/// Lanes of a group, at most: its panels fit the second cache.
+const GROUP: usize = 192;
 
 /// Products smaller than this stay on the thread that asks.
 const SMALL: usize = 1 << 20;
