@@ -77,6 +77,7 @@ pub fn run(
         return Ok(measured);
     }
 
+    optimiser.grads.reserve(&decoder.params)?;
     // forward and backward, gradients adding up in place
     let scale = (1.0 / labels as f64) as f32;
     optimiser.grads.clear();

@@ -235,6 +235,20 @@ impl Grads {
         self.slots[id.0].wanted
     }
 
+    /// Allocates the buffers that stay. Before the activations of a first micro-batch they lie side by side;
+    /// afterwards, in the gaps that these left.
+    ///
+    /// # Errors
+    /// When one cannot be allocated.
+    pub fn reserve(&mut self, params: &Params) -> Result<()> {
+        for (slot, param) in self.slots.iter_mut().zip(&params.list) {
+            if slot.wanted && slot.part.is_none() && slot.tensor.is_none() {
+                slot.tensor = Some(zeros(param.value.shape(), param.value.device())?);
+            }
+        }
+        Ok(())
+    }
+
     /// The buffer of `id` and how a product must be put into it; `None` where it is frozen. The
     /// caller fills it.
     ///
