@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// The executable's allocator.
+pub use ::engine::allocator::Allocator;
 use clap::{Args, Parser, Subcommand};
 use run::config::{Config, ConfigError, Notice, Purpose};
 use run::dir::RunDir;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: engine::allocator::Allocator = engine::allocator::Allocator;
+static ALLOCATOR: tallow::cli::Allocator = tallow::cli::Allocator;
 
 fn main() -> ExitCode {
     tallow::cli::main()
