@@ -134,6 +134,7 @@ unsafe impl GlobalAlloc for Allocator {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -147,7 +148,7 @@ mod tests {
         keep_freed_memory();
         for (size, next) in [(10, 100), (100, LARGE), (LARGE, 3 * LARGE), (5 * LARGE, 64)] {
             for align in [8, 64, 2 * GRAIN] {
-                let layout = Layout::from_size_align(size, align).expect("a power of two");
+                let layout = Layout::from_size_align(size, align).unwrap();
                 let kept = size.min(next);
                 #[expect(unsafe_code, reason = "what is tested takes pointers")]
                 // SAFETY: each block is read and written within its size, and given back once, as it was taken.
