@@ -17,9 +17,9 @@ draw = random.Random(7)
 words = "the sky is blue water runs down a hill people ask and we answer with care every day of the year".split()
 text = lambda n: " ".join(draw.choice(words) for _ in range(n))
 folder = sys.argv[1]
-json.dump([{"instruction": text(8), "output": text(6000)} for _ in range(160)], open(f"{folder}/long.json", "w"))
+json.dump([{"instruction": text(8), "input": "", "output": text(6000)} for _ in range(160)], open(f"{folder}/long.json", "w"))
 for name, count in [("rows_1000", 1000), ("rows_10000", 10000)]:
-    json.dump([{"instruction": text(8), "output": text(40)} for _ in range(count)], open(f"{folder}/{name}.json", "w"))
+    json.dump([{"instruction": text(8), "input": "", "output": text(40)} for _ in range(count)], open(f"{folder}/{name}.json", "w"))
 files = ["long", "rows_1000", "rows_10000"]
 json.dump({name: {"file_name": f"{name}.json"} for name in files}, open(f"{folder}/dataset_info.json", "w"))
 PY
