@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub const GRAIN: usize = 4096;
 
 /// The parts of `len` bytes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Blocks {
     len: usize,
     /// Nothing at or above this offset has ever been taken.

@@ -182,6 +182,16 @@ struct Slot {
     part: Option<Part>,
 }
 
+impl Slot {
+    /// Its buffer, allocated where it has none.
+    fn buffer(&mut self, like: &Tensor) -> Result<&mut Tensor> {
+        match &mut self.tensor {
+            Some(tensor) => Ok(tensor),
+            none => Ok(none.insert(zeros(like.shape(), like.device())?)),
+        }
+    }
+}
+
 /// The gradient of some entries of a parameter.
 #[derive(Debug)]
 struct Part {
@@ -242,8 +252,8 @@ impl Grads {
     /// When one cannot be allocated.
     pub fn reserve(&mut self, params: &Params) -> Result<()> {
         for (slot, param) in self.slots.iter_mut().zip(&params.list) {
-            if slot.wanted && slot.part.is_none() && slot.tensor.is_none() {
-                slot.tensor = Some(zeros(param.value.shape(), param.value.device())?);
+            if slot.wanted && slot.part.is_none() {
+                slot.buffer(&param.value)?;
             }
         }
         Ok(())
@@ -261,10 +271,7 @@ impl Grads {
         }
         let into = if slot.filled { Into::Add } else { Into::Overwrite };
         slot.filled = true;
-        if slot.tensor.is_none() {
-            slot.tensor = Some(zeros(like.shape(), like.device())?);
-        }
-        Ok(slot.tensor.as_mut().map(|t| (t, into)))
+        Ok(Some((slot.buffer(like)?, into)))
     }
 
     /// As [`Grads::slot`], for a caller that can only add: the buffer is zeroed when empty.
