@@ -244,8 +244,8 @@ impl Task<'_> {
                 let (these, rest) = shared.split_at(inner_panels * each);
                 shared = rest;
                 let into = if i == 0 { self.into } else { Into::Add };
-                for mine in (0..panels).step_by(2) {
-                    for other in (0..inner_panels).step_by(2) {
+                for other in (0..inner_panels).step_by(2) {
+                    for mine in (0..panels).step_by(2) {
                         let at = (group.start + mine * SIDE, other * SIDE);
                         let mine = &own[mine * each..panels.min(mine + 2) * each];
                         let other = &these[other * each..inner_panels.min(other + 2) * each];
