@@ -206,6 +206,24 @@ macro_rules! right {
     };
 }
 
+/// Adds the four products of what is loaded, and meanwhile asks the second cache for four halves of tiles of
+/// the next step: `$panel`, half `$half`.
+macro_rules! products_ahead {
+    ($($panel:literal $half:literal),*) => {
+        concat!(
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            "tdpbf16ps tmm3, tmm5, tmm7\n",
+            $(
+                ".irp line, 0, 64, 128, 192, 256, 320, 384, 448\n",
+                "prefetcht0 [{", $panel, "} + 3072 + ", $half, " * 512 + \\line]\n",
+                ".endr\n",
+            )*
+        )
+    };
+}
+
 /// Adds the four products of what is loaded.
 macro_rules! products {
     () => {
@@ -225,7 +243,8 @@ unsafe fn one(steps: usize, a: &[Tile], b: &[Tile]) {
 /// the high right one, then middle with high and middle, high with middle, low and high.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
 unsafe fn three(steps: usize, a: &[Tile], b: &[Tile]) {
-    // SAFETY: the loop reads `steps` times three tiles from each of the four panels.
+    // SAFETY: the loop reads `steps` times three tiles from each of the four panels; asking for what lies beyond
+    // them has no effect.
     unsafe {
         each_step!(
             steps,
@@ -234,17 +253,17 @@ unsafe fn three(steps: usize, a: &[Tile], b: &[Tile]) {
             3072,
             left!(2),
             right!(0),
-            products!(),
+            products_ahead!("a" 4, "a" 5, "a1" 4, "a1" 5),
             left!(1),
-            products!(),
+            products_ahead!("b" 0, "b" 1, "b1" 0, "b1" 1),
             right!(1),
-            products!(),
+            products_ahead!("a" 2, "a" 3, "a1" 2, "a1" 3),
             left!(0),
-            products!(),
+            products_ahead!("b" 2, "b" 3, "b1" 2, "b1" 3),
             right!(2),
-            products!(),
+            products_ahead!("a" 0, "a" 1, "a1" 0, "a1" 1),
             right!(0),
-            products!(),
+            products_ahead!("b" 4, "b" 5, "b1" 4, "b1" 5),
         );
     }
 }

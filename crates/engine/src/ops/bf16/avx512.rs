@@ -1,12 +1,12 @@
 //! Packing and products with AVX-512 and its bf16 instructions.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, __mmask16, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512,
-    _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_permutex2var_epi16, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_srli_epi32,
-    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32,
+    __m512, __m512bh, __m512i, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps,
+    _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh,
+    _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_mul_ps,
+    _mm512_or_si512, _mm512_permutex2var_epi16, _mm512_permutexvar_epi16, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32,
     _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::mem::transmute;
@@ -66,7 +66,7 @@ pub unsafe fn part(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [T
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn by_lane(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
     let scale = _mm512_set1_ps(source.scale);
-    let halves = Halves::Follow;
+    let (halves, count) = (Halves::Follow, limbs.count());
     for (p, panel) in tiles.chunks_exact_mut(limbs.tiles(source.terms).max(1)).enumerate() {
         let lanes = source.lanes - p * SIDE;
         for lane in 0..SIDE {
@@ -74,7 +74,7 @@ unsafe fn by_lane(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
                 panel.iter_mut().for_each(|tile| tile.0[lane * SIDE..][..SIDE].fill(0));
                 continue;
             }
-            for (s, tiles) in panel.chunks_exact_mut(limbs.count()).enumerate() {
+            for (s, tiles) in panel.chunks_exact_mut(count).enumerate() {
                 let left = source.terms - s * STEP;
                 // SAFETY: the loads are masked to the lane's terms; a tile has 16 rows.
                 unsafe {
@@ -91,6 +91,11 @@ unsafe fn by_lane(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
                             )
                         }
                     };
+                    if count > 1 {
+                        let next = from.wrapping_add(source.lane_stride);
+                        _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(16).cast());
+                    }
                     put(tiles, lane, [low, high].map(|x| _mm512_mul_ps(x, scale)), halves);
                 }
             }
@@ -124,6 +129,11 @@ unsafe fn by_pair(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
                         source.data.as_ptr().wrapping_add(term * source.term_stride + p * SIDE);
                     let low = _mm512_maskz_loadu_ps(first, from);
                     let high = _mm512_maskz_loadu_ps(second, from.wrapping_add(source.term_stride));
+                    if count > 1 {
+                        let next = from.wrapping_add(2 * source.term_stride);
+                        _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(source.term_stride).cast());
+                    }
                     let tiles = &mut tiles[(p * steps + s) * count..][..count];
                     put(tiles, pair, [low, high].map(|x| _mm512_mul_ps(x, scale)), Halves::Meet);
                 }
