@@ -19,6 +19,8 @@ pub mod matmul;
 pub mod matrix;
 pub mod rms_norm;
 pub mod rope;
+#[cfg(target_arch = "x86_64")]
+mod thin;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -270,31 +270,12 @@ impl Task<'_> {
         into: Into,
     ) {
         let (rows, cols) = (self.to.rows - row, self.to.cols - col);
-        let whole = rows.min(cols) >= 2 * SIDE;
+        let part = (rows.min(2 * SIDE), cols.min(2 * SIDE));
         #[expect(unsafe_code, reason = "kernels write blocks of a matrix that threads share")]
-        // SAFETY: the block's first element lies inside the destination.
-        let c = unsafe { self.to.start.add(row * self.to.stride + col) };
-        if whole {
-            #[expect(unsafe_code, reason = "as above")]
-            // SAFETY: a whole block from `c` on lies inside the destination, in lanes that are this
-            // task's alone; a and b are two panels each.
-            unsafe {
-                unit.block(self.limbs, a, b, c, self.to.stride, into);
-            }
-            return;
-        }
-        for down in (0..rows.min(2 * SIDE)).step_by(SIDE) {
-            for across in (0..cols.min(2 * SIDE)).step_by(SIDE) {
-                let (a, b) = (&a[down / SIDE * each..], &b[across / SIDE * each..]);
-                let sums = unit.tile(self.limbs, &a[..each], &b[..each]);
-                let part = (SIDE.min(rows - down), SIDE.min(cols - across));
-                #[expect(unsafe_code, reason = "as above")]
-                // SAFETY: the part lies inside the block, and both inside the destination.
-                unsafe {
-                    let to = c.add(down * self.to.stride + across);
-                    kernel::write(&sums, part, to, self.to.stride, into);
-                }
-            }
+        // SAFETY: the block lies inside the destination, in lanes that are this task's alone.
+        unsafe {
+            let c = self.to.start.add(row * self.to.stride + col);
+            unit.block(self.limbs, each, (a, b), part, c, self.to.stride, into);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::bf16::{self, Lanes, Limbs, Operand};
 use super::matmul::{Into, Mat, Precision, Threads, fits, gemm_raw};
+#[cfg(target_arch = "x86_64")]
+use super::thin;
 
 /// A matrix in memory, rows `stride` elements apart.
 pub(crate) struct Columns {
@@ -59,6 +61,12 @@ impl Columns {
         fits(&a, &b);
         // SAFETY: the caller's promise; the operands and the part were checked.
         unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if threads == Threads::Pool
+                && let Some(kind) = thin::Kind::of(&a, &b)
+            {
+                return thin::product(kind, self, at, into, scale, a, b);
+            }
             if let Some(limbs) = precision.limbs(a.rows(), b.cols(), a.cols()) {
                 let (left, right) = (Lanes::rows(a, scale), Lanes::columns(b));
                 return self.product_of(limbs, threads, at, into, &left, &right);

@@ -10,7 +10,7 @@ use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::LazyLock;
 
 use super::Into;
-use super::kernel::Sums;
+use super::kernel::{Panels, Sums};
 use super::pack::{Limbs, SIDE, Tile};
 
 /// Whether the CPU is Intel's.
@@ -93,10 +93,17 @@ pub fn release() {
 /// As [`super::kernel::Unit::block`].
 ///
 /// # Safety
-/// The registers are configured; two panels each; and as there.
+/// The registers are configured; the panels are as long; and as there.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-pub unsafe fn block(limbs: Limbs, a: &[Tile], b: &[Tile], c: *mut f32, stride: usize, into: Into) {
-    let steps = a.len() / 2 / limbs.count();
+pub unsafe fn block(
+    limbs: Limbs,
+    a: Panels<'_>,
+    b: Panels<'_>,
+    c: *mut f32,
+    stride: usize,
+    into: Into,
+) {
+    let steps = a.0.len() / limbs.count();
     // SAFETY: the caller's promise.
     unsafe {
         begin_sums(c, stride, into);
@@ -169,10 +176,10 @@ macro_rules! each_step {
             "jnz 2b",
             "5:",
             steps = inout(reg) $steps => _,
-            a = inout(reg) $a.as_ptr() => _,
-            a1 = inout(reg) $a.as_ptr().add($a.len() / 2) => _,
-            b = inout(reg) $b.as_ptr() => _,
-            b1 = inout(reg) $b.as_ptr().add($b.len() / 2) => _,
+            a = inout(reg) $a.0.as_ptr() => _,
+            a1 = inout(reg) $a.1.as_ptr() => _,
+            b = inout(reg) $b.0.as_ptr() => _,
+            b1 = inout(reg) $b.1.as_ptr() => _,
             row = in(reg) 64usize,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack, readonly),
@@ -234,7 +241,7 @@ macro_rules! products {
 
 /// Adds the products of rounded operands to tiles 0 to 3.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-unsafe fn one(steps: usize, a: &[Tile], b: &[Tile]) {
+unsafe fn one(steps: usize, a: Panels<'_>, b: Panels<'_>) {
     // SAFETY: the loop reads `steps` tiles from each of the four panels.
     unsafe { each_step!(steps, a, b, 1024, left!(0), right!(0), products!(),) }
 }
@@ -242,7 +249,7 @@ unsafe fn one(steps: usize, a: &[Tile], b: &[Tile]) {
 /// Adds the products of operands in three parts to tiles 0 to 3: of each step, the low left part with
 /// the high right one, then middle with high and middle, high with middle, low and high.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-unsafe fn three(steps: usize, a: &[Tile], b: &[Tile]) {
+unsafe fn three(steps: usize, a: Panels<'_>, b: Panels<'_>) {
     // SAFETY: the loop reads `steps` times three tiles from each of the four panels; asking for what lies beyond
     // them has no effect.
     unsafe {
@@ -268,37 +275,17 @@ unsafe fn three(steps: usize, a: &[Tile], b: &[Tile]) {
     }
 }
 
-/// As [`super::kernel::Unit::tile`].
+/// As [`super::kernel::Unit::edge`]: a panel that is not there is another one again.
 ///
 /// # Safety
-/// The registers are configured, and both panels are as long.
+/// The registers are configured, and panels are of `each` tiles.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-pub unsafe fn tile(limbs: Limbs, a: &[Tile], b: &[Tile]) -> Sums {
-    let mut sums = [0f32; SIDE * SIDE];
-    let count = limbs.count();
-    // SAFETY: each load reads one tile, and the store writes one.
+pub unsafe fn edge(limbs: Limbs, each: usize, a: &[Tile], b: &[Tile]) -> Sums {
+    let mut sums = [0f32; 2 * SIDE * 2 * SIDE];
+    // SAFETY: the caller's promise; the sums are a block.
     unsafe {
-        asm!("tilezero tmm0", out("tmm0") _, options(nostack, nomem));
-        for (a, b) in a.chunks_exact(count).zip(b.chunks_exact(count)) {
-            for (i, j) in limbs.products() {
-                asm!(
-                    "tileloadd tmm4, [{a} + {row}]",
-                    "tileloadd tmm6, [{b} + {row}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    a = in(reg) &raw const a[*i],
-                    b = in(reg) &raw const b[*j],
-                    row = in(reg) 64usize,
-                    out("tmm4") _, out("tmm6") _,
-                    options(nostack, readonly),
-                );
-            }
-        }
-        asm!(
-            "tilestored [{c} + {row}], tmm0",
-            c = in(reg) sums.as_mut_ptr(),
-            row = in(reg) 64usize,
-            options(nostack),
-        );
+        let (a, b) = (Panels::of(a, each), Panels::of(b, each));
+        block(limbs, a, b, sums.as_mut_ptr(), 2 * SIDE, Into::Overwrite);
     }
     sums
 }

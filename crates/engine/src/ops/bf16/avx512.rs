@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 };
 use std::mem::transmute;
 
-use super::kernel::Sums;
+use super::kernel::TileSums;
 use super::pack::{Limbs, SIDE, STEP, Source, Tile};
 use super::{Form, Into};
 
@@ -259,7 +259,7 @@ fn transpose(tile: &mut Tile) {
 /// Rows of the result that are summed in registers at once, for 32 columns: 16 sums, two operands.
 const ROWS: usize = 8;
 
-/// As [`super::kernel::Unit::block`].
+/// As [`super::kernel::Unit::block`], a whole one.
 ///
 /// # Safety
 /// [`detected`]; two panels each; and as there.
@@ -300,13 +300,13 @@ pub unsafe fn block(limbs: Limbs, a: &[Tile], b: &[Tile], c: *mut f32, stride: u
     }
 }
 
-/// As [`super::kernel::Unit::tile`].
+/// The sums of one left panel and one right one.
 ///
 /// # Safety
 /// [`detected`].
 #[expect(unsafe_code, reason = "vector instructions")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn sums(limbs: Limbs, a: &[Tile], b: &[Tile]) -> Sums {
+pub unsafe fn sums(limbs: Limbs, a: &[Tile], b: &[Tile]) -> TileSums {
     let mut sums = [_mm512_setzero_ps(); SIDE];
     let count = limbs.count();
     for (a, b) in a.chunks_exact(count).zip(b.chunks_exact(count)) {

@@ -5,8 +5,24 @@ use std::sync::LazyLock;
 use super::Into;
 use super::pack::{Limbs, SIDE, Tile};
 
+/// Sums of a block: 32 rows of 32.
+pub type Sums = [f32; 2 * SIDE * 2 * SIDE];
+
 /// Sums of a tile: row by row.
-pub type Sums = [f32; SIDE * SIDE];
+pub type TileSums = [f32; SIDE * SIDE];
+
+/// Two panels that are as long.
+#[derive(Clone, Copy)]
+pub struct Panels<'a>(pub &'a [Tile], pub &'a [Tile]);
+
+impl<'a> Panels<'a> {
+    /// The first and the last of the panels of `each` tiles that lie one after the other: the same one, where
+    /// there is one.
+    #[must_use]
+    pub fn of(tiles: &'a [Tile], each: usize) -> Self {
+        Self(&tiles[..each], &tiles[tiles.len() - each..])
+    }
+}
 
 /// What multiplies bf16 numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,80 +112,87 @@ impl Drop for Unit {
 }
 
 impl Unit {
-    /// 32 x 32 sums of two left panels and two right ones, in rows `stride` apart.
+    /// The sums of a left panel or two and a right panel or two, of `each` tiles, in rows `stride` apart: 32 x 32
+    /// for two and two, which are whole blocks; else the first `rows` and `cols` of them.
     ///
     /// # Safety
-    /// The 32 x 32 elements from `c` on are nobody else's. They may be uninitialised if they are
-    /// overwritten.
+    /// So many elements from `c` on are nobody else's. They may be uninitialised if they are overwritten.
     ///
     /// # Panics
     /// When the panels differ in length.
     #[expect(unsafe_code, reason = "the destination is a part of a matrix that threads share")]
+    #[expect(clippy::too_many_arguments, reason = "a product is of three matrices")]
     pub unsafe fn block(
         &self,
         limbs: Limbs,
-        a: &[Tile],
-        b: &[Tile],
+        each: usize,
+        (a, b): (&[Tile], &[Tile]),
+        (rows, cols): (usize, usize),
         c: *mut f32,
         stride: usize,
         into: Into,
     ) {
-        let each = a.len() / 2;
-        let whole = a.len() == b.len() && a.len().is_multiple_of(2 * limbs.count());
+        let panels = |tiles: &[Tile]| tiles.len() == each || tiles.len() == 2 * each;
+        let whole = panels(a) && panels(b) && each.is_multiple_of(limbs.count());
         assert!(whole, "bf16: panels differ");
         // SAFETY: the caller's promise; the panels were checked, and the unit was detected.
         unsafe {
+            if rows.min(cols) < 2 * SIDE {
+                let sums = self.edge(limbs, each, a, b);
+                return write(&sums, (rows, cols), c, stride, into);
+            }
             match self.kernel {
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Amx => super::amx::block(limbs, a, b, c, stride, into),
+                Kernel::Amx => {
+                    let (a, b) = (Panels::of(a, each), Panels::of(b, each));
+                    super::amx::block(limbs, a, b, c, stride, into);
+                }
                 #[cfg(target_arch = "x86_64")]
                 Kernel::Avx512 => super::avx512::block(limbs, a, b, c, stride, into),
                 Kernel::Portable => {
-                    for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                        let sums = portable(limbs, &a[i * each..][..each], &b[j * each..][..each]);
-                        let c = c.add(i * SIDE * stride + j * SIDE);
-                        write(&sums, (SIDE, SIDE), c, stride, into);
-                    }
+                    write(&self.edge(limbs, each, a, b), (rows, cols), c, stride, into);
                 }
             }
         }
     }
 
-    /// The sums of one left panel and one right one.
+    /// The sums of panels as [`Unit::block`] takes them; those of panels that are not there may be anything.
     ///
-    /// # Panics
-    /// When the panels differ in length.
-    #[must_use]
-    pub fn tile(&self, limbs: Limbs, a: &[Tile], b: &[Tile]) -> Sums {
-        let whole = a.len() == b.len() && a.len().is_multiple_of(limbs.count());
-        assert!(whole, "bf16: panels differ");
-        #[expect(unsafe_code, reason = "vector instructions")]
-        // SAFETY: the unit was detected, and both panels are as long.
-        unsafe {
-            match self.kernel {
-                #[cfg(target_arch = "x86_64")]
-                Kernel::Amx => super::amx::tile(limbs, a, b),
-                #[cfg(target_arch = "x86_64")]
-                Kernel::Avx512 => super::avx512::sums(limbs, a, b),
-                Kernel::Portable => portable(limbs, a, b),
+    /// # Safety
+    /// The panels are of `each` tiles.
+    #[expect(unsafe_code, reason = "vector instructions")]
+    unsafe fn edge(&self, limbs: Limbs, each: usize, a: &[Tile], b: &[Tile]) -> Sums {
+        #[cfg(target_arch = "x86_64")]
+        if self.kernel == Kernel::Amx {
+            // SAFETY: the caller's promise; the unit was detected.
+            return unsafe { super::amx::edge(limbs, each, a, b) };
+        }
+        let mut sums = [0f32; 2 * SIDE * 2 * SIDE];
+        for (i, a) in a.chunks_exact(each.max(1)).enumerate() {
+            for (j, b) in b.chunks_exact(each.max(1)).enumerate() {
+                let part = match self.kernel {
+                    #[cfg(target_arch = "x86_64")]
+                    // SAFETY: the unit was detected.
+                    Kernel::Avx512 => unsafe { super::avx512::sums(limbs, a, b) },
+                    _ => portable(limbs, a, b),
+                };
+                let to = sums.chunks_exact_mut(2 * SIDE).skip(i * SIDE);
+                for (to, part) in to.zip(part.chunks_exact(SIDE)) {
+                    to[j * SIDE..][..SIDE].copy_from_slice(part);
+                }
             }
         }
+        sums
     }
 }
 
-/// Writes the first rows and columns of a tile's sums.
+/// Writes the first rows and columns of a block's sums.
 ///
 /// # Safety
-/// As [`Unit::block`], for so many elements.
+/// As [`Unit::block`].
 #[expect(unsafe_code, reason = "as there")]
-pub(super) unsafe fn write(
-    sums: &Sums,
-    (rows, cols): (usize, usize),
-    c: *mut f32,
-    stride: usize,
-    into: Into,
-) {
-    for (r, row) in sums.chunks_exact(SIDE).take(rows).enumerate() {
+unsafe fn write(sums: &Sums, (rows, cols): (usize, usize), c: *mut f32, stride: usize, into: Into) {
+    for (r, row) in sums.chunks_exact(2 * SIDE).take(rows).enumerate() {
         for (s, sum) in row.iter().take(cols).enumerate() {
             // SAFETY: the caller's promise.
             unsafe {
@@ -183,7 +206,7 @@ pub(super) unsafe fn write(
     }
 }
 
-fn portable(limbs: Limbs, a: &[Tile], b: &[Tile]) -> Sums {
+fn portable(limbs: Limbs, a: &[Tile], b: &[Tile]) -> TileSums {
     let mut sums = [0f32; SIDE * SIDE];
     let count = limbs.count();
     for (a, b) in a.chunks_exact(count).zip(b.chunks_exact(count)) {
@@ -194,7 +217,7 @@ fn portable(limbs: Limbs, a: &[Tile], b: &[Tile]) -> Sums {
     sums
 }
 
-fn add_product(a: &Tile, b: &Tile, sums: &mut Sums) {
+fn add_product(a: &Tile, b: &Tile, sums: &mut TileSums) {
     let number = |bits: u32| f32::from_bits(bits << 16);
     for (a, sums) in a.0.chunks_exact(SIDE).zip(sums.chunks_exact_mut(SIDE)) {
         for (a, b) in a.iter().zip(b.0.chunks_exact(SIDE)) {
