@@ -2,12 +2,12 @@
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps,
-    _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh,
-    _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_mul_ps,
-    _mm512_or_si512, _mm512_permutex2var_epi16, _mm512_permutexvar_epi16, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_and_si512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_permutex2var_epi16,
+    _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_shuffle_f32x4, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
+    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 use std::mem::transmute;
 
@@ -44,8 +44,7 @@ const UPPER: [u16; 32] = {
     index
 };
 
-/// Rounds or cuts a part. It is read in the order in which it lies in memory, which the CPU's own prefetching
-/// wants; tiles are transposed afterwards, in the first cache.
+/// Rounds or cuts a part.
 ///
 /// # Safety
 /// [`detected`], source and tiles fit each other, and one of the source's strides is 1.
@@ -61,47 +60,79 @@ pub unsafe fn part(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [T
     }
 }
 
-/// The terms of a lane lie side by side.
+/// The terms of a lane lie side by side. Each block of 16 lanes x 32 terms is read once, transposed in registers
+/// where it must be, and becomes a tile a limb that is written from its first byte to its last. (A lane from
+/// end to end would be read in a better order, and written to lines 1 KiB apart, for which the first cache has
+/// four sets.)
 #[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn by_lane(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
-    let scale = _mm512_set1_ps(source.scale);
-    let (halves, count) = (Halves::Follow, limbs.count());
+    let count = limbs.count();
     for (p, panel) in tiles.chunks_exact_mut(limbs.tiles(source.terms).max(1)).enumerate() {
-        let lanes = source.lanes - p * SIDE;
-        for lane in 0..SIDE {
-            if lane >= lanes {
-                panel.iter_mut().for_each(|tile| tile.0[lane * SIDE..][..SIDE].fill(0));
-                continue;
-            }
-            for (s, tiles) in panel.chunks_exact_mut(count).enumerate() {
-                let left = source.terms - s * STEP;
-                // SAFETY: the loads are masked to the lane's terms; a tile has 16 rows.
-                unsafe {
-                    let from =
-                        source.data.as_ptr().add((p * SIDE + lane) * source.lane_stride + s * STEP);
-                    let (low, high) = match left >= STEP {
-                        true => (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))),
-                        false => {
-                            let second = mask(left.saturating_sub(16));
-                            let from_second = from.wrapping_add(16);
-                            (
-                                _mm512_maskz_loadu_ps(mask(left), from),
-                                _mm512_maskz_loadu_ps(second, from_second),
-                            )
-                        }
-                    };
-                    if count > 1 {
-                        let next = from.wrapping_add(source.lane_stride);
-                        _mm_prefetch::<_MM_HINT_T0>(next.cast());
-                        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(16).cast());
-                    }
-                    put(tiles, lane, [low, high].map(|x| _mm512_mul_ps(x, scale)), halves);
+        for (s, tiles) in panel.chunks_exact_mut(count).enumerate() {
+            let (lane, term) = (p * SIDE, s * STEP);
+            let block = Block {
+                from: source.data[lane * source.lane_stride + term..].as_ptr(),
+                stride: source.lane_stride,
+                lanes: SIDE.min(source.lanes - lane),
+                terms: STEP.min(source.terms - term),
+                scale: _mm512_set1_ps(source.scale),
+            };
+            // SAFETY: the block lies in the source.
+            unsafe {
+                match form {
+                    Form::Left => block.left(tiles),
+                    Form::Right => block.right(tiles),
                 }
             }
         }
-        if form == Form::Right {
-            panel.iter_mut().for_each(|tile| transpose(tile));
+    }
+}
+
+/// Up to 16 lanes x 32 terms of a source.
+struct Block {
+    from: *const f32,
+    /// Elements from a lane to the next.
+    stride: usize,
+    lanes: usize,
+    terms: usize,
+    scale: __m512,
+}
+
+#[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
+impl Block {
+    /// Sixteen terms of a lane.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(&self, lane: usize, half: usize) -> __m512 {
+        let terms = self.terms.saturating_sub(half * SIDE);
+        let mask = if lane < self.lanes { mask(terms) } else { 0 };
+        let from = self.from.wrapping_add(lane * self.stride + half * SIDE);
+        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD).cast());
+        // SAFETY: masked to what there is.
+        _mm512_mul_ps(unsafe { _mm512_maskz_loadu_ps(mask, from) }, self.scale)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn left(&self, tiles: &mut [Tile]) {
+        for lane in 0..SIDE {
+            // SAFETY: the block's.
+            let row = unsafe { [self.load(lane, 0), self.load(lane, 1)] };
+            put(tiles, lane, row, Halves::Follow);
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn right(&self, tiles: &mut [Tile]) {
+        for half in 0..2 {
+            let mut rows = [_mm512_setzero_ps(); SIDE];
+            for (lane, row) in rows.iter_mut().enumerate() {
+                // SAFETY: the block's.
+                *row = unsafe { self.load(lane, half) };
+            }
+            for (pair, rows) in transposed(rows).as_chunks::<2>().0.iter().enumerate() {
+                put(tiles, half * SIDE / 2 + pair, *rows, Halves::Meet);
+            }
         }
     }
 }
@@ -129,11 +160,10 @@ unsafe fn by_pair(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
                         source.data.as_ptr().wrapping_add(term * source.term_stride + p * SIDE);
                     let low = _mm512_maskz_loadu_ps(first, from);
                     let high = _mm512_maskz_loadu_ps(second, from.wrapping_add(source.term_stride));
-                    if count > 1 {
-                        let next = from.wrapping_add(2 * source.term_stride);
-                        _mm_prefetch::<_MM_HINT_T0>(next.cast());
-                        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(source.term_stride).cast());
-                    }
+                    // what comes next in a row is wanted soon, and so are the rows that come next
+                    let next = from.wrapping_add(2 * source.term_stride);
+                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(source.term_stride).cast());
                     let tiles = &mut tiles[(p * steps + s) * count..][..count];
                     put(tiles, pair, [low, high].map(|x| _mm512_mul_ps(x, scale)), Halves::Meet);
                 }
@@ -147,6 +177,9 @@ unsafe fn by_pair(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
         }
     }
 }
+
+/// Elements from what is loaded to what is asked for meanwhile.
+const AHEAD: usize = 4 * SIDE;
 
 /// The first `n` of sixteen.
 fn mask(n: usize) -> __mmask16 {
@@ -223,37 +256,51 @@ fn bits(x: __m512bh) -> __m512i {
 #[expect(unsafe_code, reason = "a row of a tile is a register")]
 #[target_feature(enable = "avx512f")]
 fn transpose(tile: &mut Tile) {
-    let mut r = [_mm512_setzero_si512(); SIDE];
-    for (r, row) in r.iter_mut().zip(tile.0.as_chunks::<SIDE>().0) {
-        // SAFETY: a row of a tile is as long as a register.
-        *r = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
+    let rows = tile.0.as_chunks_mut::<SIDE>().0;
+    let mut r = [_mm512_setzero_ps(); SIDE];
+    // SAFETY: a row of a tile is as long as a register.
+    unsafe {
+        for (r, row) in r.iter_mut().zip(&*rows) {
+            *r = _mm512_castsi512_ps(_mm512_loadu_si512(row.as_ptr().cast()));
+        }
+        for (row, r) in rows.iter_mut().zip(transposed(r)) {
+            _mm512_storeu_si512(row.as_mut_ptr().cast(), _mm512_castps_si512(r));
+        }
     }
+}
+
+/// The transpose of sixteen rows of sixteen.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transposed(r: [__m512; SIDE]) -> [__m512; SIDE] {
     let mut a = r;
-    // pairs of rows: words 0 and 1, then 2 and 3, of every four
+    // pairs of rows: numbers 0 and 1, then 2 and 3, of every four
     for i in 0..8 {
-        a[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        a[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+        a[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
     }
-    // four rows: row q of b[4 i ..] has word q of each four, of rows 4 i .. 4 i + 4
+    // four rows: b[4 i + q] has number q of each four, of rows 4 i .. 4 i + 4
     let mut b = a;
     for i in 0..4 {
         let at = 4 * i;
-        b[at] = _mm512_unpacklo_epi64(a[at], a[at + 2]);
-        b[at + 1] = _mm512_unpackhi_epi64(a[at], a[at + 2]);
-        b[at + 2] = _mm512_unpacklo_epi64(a[at + 1], a[at + 3]);
-        b[at + 3] = _mm512_unpackhi_epi64(a[at + 1], a[at + 3]);
+        let two = |x: usize| _mm512_castps_pd(a[at + x]);
+        b[at] = _mm512_castpd_ps(_mm512_unpacklo_pd(two(0), two(2)));
+        b[at + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(two(0), two(2)));
+        b[at + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(two(1), two(3)));
+        b[at + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(two(1), two(3)));
     }
-    // quarters of registers: word 4 f + q of the rows is in quarter f of b[q], b[4 + q], b[8 + q], b[12 + q]
+    // quarters of registers: number 4 f + q of the rows is in quarter f of b[q], b[4 + q], b[8 + q], b[12 + q]
     for q in 0..4 {
-        let low = _mm512_shuffle_i32x4::<0x44>(b[q], b[4 + q]);
-        let low_next = _mm512_shuffle_i32x4::<0x44>(b[8 + q], b[12 + q]);
-        let high = _mm512_shuffle_i32x4::<0xee>(b[q], b[4 + q]);
-        let high_next = _mm512_shuffle_i32x4::<0xee>(b[8 + q], b[12 + q]);
-        store(tile, q, _mm512_shuffle_i32x4::<0x88>(low, low_next));
-        store(tile, 4 + q, _mm512_shuffle_i32x4::<0xdd>(low, low_next));
-        store(tile, 8 + q, _mm512_shuffle_i32x4::<0x88>(high, high_next));
-        store(tile, 12 + q, _mm512_shuffle_i32x4::<0xdd>(high, high_next));
+        let low = _mm512_shuffle_f32x4::<0x44>(b[q], b[4 + q]);
+        let low_next = _mm512_shuffle_f32x4::<0x44>(b[8 + q], b[12 + q]);
+        let high = _mm512_shuffle_f32x4::<0xee>(b[q], b[4 + q]);
+        let high_next = _mm512_shuffle_f32x4::<0xee>(b[8 + q], b[12 + q]);
+        a[q] = _mm512_shuffle_f32x4::<0x88>(low, low_next);
+        a[4 + q] = _mm512_shuffle_f32x4::<0xdd>(low, low_next);
+        a[8 + q] = _mm512_shuffle_f32x4::<0x88>(high, high_next);
+        a[12 + q] = _mm512_shuffle_f32x4::<0xdd>(high, high_next);
     }
+    a
 }
 
 /// Rows of the result that are summed in registers at once, for 32 columns: 16 sums, two operands.
