@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use candle_core::Tensor;
+use rayon::prelude::*;
 use run::config::Config;
 use run::dir::RunDir;
 
@@ -21,6 +23,9 @@ pub const WARMUP: u64 = 2;
 
 /// Repeats of each product when the ceiling is measured; the fastest counts.
 const REPEATS: usize = 5;
+
+/// Numbers of tokens that the ceiling is measured at, at most.
+const COUNTS: usize = 17;
 
 /// One optimiser step.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,20 +147,27 @@ fn costs(run: &mut Run<'_>, order: &mut EpochOrder, io: &mut dyn Observer) -> Re
     rows.iter().map(cost).collect()
 }
 
-/// Operations a second of these products, each as often as it was counted. Token counts are
-/// rounded to one of a few, which keeps the measurement short.
+/// Operations a second of these products, each as often as it was counted. Of many numbers of tokens, as a
+/// long measurement has, [`COUNTS`] stand for all.
 fn ceiling(
     shapes: &BTreeMap<Shape, u64>,
     precision: Precision,
     io: &mut dyn Observer,
 ) -> Result<f64> {
-    let mut rounded: BTreeMap<Shape, f64> = BTreeMap::new();
+    let mut tokens: Vec<usize> = shapes.keys().map(|shape| shape.tokens).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    let nearest = |count: usize| {
+        let picked = (0..COUNTS).map(|i| tokens[i * (tokens.len() - 1) / (COUNTS - 1)]);
+        picked.min_by_key(|pick| pick.abs_diff(count)).unwrap_or(count)
+    };
+    let mut picked: BTreeMap<Shape, f64> = BTreeMap::new();
     for (shape, count) in shapes {
-        let tokens = shape.tokens.next_multiple_of(128).max(128);
-        *rounded.entry(Shape { tokens, ..*shape }).or_insert(0.0) += shape.flops() * *count as f64;
+        let tokens = nearest(shape.tokens);
+        *picked.entry(Shape { tokens, ..*shape }).or_insert(0.0) += shape.flops() * *count as f64;
     }
     let (mut flops, mut seconds) = (0.0, 0.0);
-    for (shape, weight) in rounded {
+    for (shape, weight) in picked {
         flops += weight;
         seconds += weight / shape.flops().max(1.0) * fastest(shape, precision, io)?;
     }
@@ -165,20 +177,27 @@ fn ceiling(
 /// Seconds of the fastest of a few runs of one product.
 fn fastest(shape: Shape, precision: Precision, io: &dyn Observer) -> Result<f64> {
     let Shape { product, tokens, inputs, outputs } = shape;
-    let matrix = |rows: usize, cols: usize| from_vec(vec![0.5f32; rows * cols], (rows, cols));
-    let (x, w, y) = (matrix(tokens, inputs)?, matrix(outputs, inputs)?, matrix(tokens, outputs)?);
-    let mut dw = matrix(outputs, inputs)?;
+    let (x, w) = (varied(tokens, inputs)?, varied(outputs, inputs)?);
+    let (y, mut dw) = (varied(tokens, outputs)?, varied(outputs, inputs)?);
     let mut best = f64::INFINITY;
     for _ in 0..REPEATS {
         let at = io.elapsed_s();
         match product {
             Product::Forward => drop(matmul::forward(precision, &x, &w)?),
             Product::InputGrad => drop(matmul::input_grad(precision, None, 1.0, &y, &w)?),
-            Product::WeightGrad => {
-                matmul::weight_grad(precision, &mut dw, Into::Overwrite, 1.0, &y, &x)?
-            }
+            Product::WeightGrad => matmul::weight_grad(precision, &mut dw, Into::Add, 1.0, &y, &x)?,
         }
         best = best.min(io.elapsed_s() - at);
     }
     Ok(best)
+}
+
+/// A matrix of numbers that use all their bits: a CPU multiplies zeros and round numbers at a higher clock than
+/// those that training has (here by a fifth).
+fn varied(rows: usize, cols: usize) -> Result<Tensor> {
+    let number = |i: usize| {
+        let bits = (i as u32).wrapping_mul(0x9e37_79b9) >> 8;
+        bits as f32 / (1 << 24) as f32 - 0.5
+    };
+    from_vec((0..rows * cols).into_par_iter().map(number).collect(), (rows, cols))
 }
