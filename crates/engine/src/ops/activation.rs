@@ -30,17 +30,10 @@ impl Gate {
             return self.forward_composed(gate_ti, up_ti);
         }
         let (gate, up) = (view(gate_ti)?, view(up_ti)?);
-        let (out, _) = filled(gate.len(), CHUNK, |i, out| {
-            let (gate, up) = (&gate[i * CHUNK..], &up[i * CHUNK..]);
-            with_simd(
-                #[inline(always)]
-                || {
-                    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                        *out = self.value_slope(*gate).0 * up;
-                    }
-                },
-            );
-        });
+        let out = match self {
+            Self::Silu => gated(&gate, &up, silu),
+            Self::GeluTanh => gated(&gate, &up, gelu_tanh),
+        };
         from_vec(out, gate_ti.shape())
     }
 
@@ -59,42 +52,12 @@ impl Gate {
         }
         let da = view(da_ti)?;
         update(&gate_ti, |gate| {
-            update(&up_ti, |up| {
-                gate.par_chunks_mut(CHUNK)
-                    .zip(up.par_chunks_mut(CHUNK))
-                    .zip(da.par_chunks(CHUNK))
-                    .for_each(|((gate, up), da)| {
-                        with_simd(
-                            #[inline(always)]
-                            || {
-                                for ((gate, up), da) in gate.iter_mut().zip(up).zip(da) {
-                                    let (value, slope) = self.value_slope(*gate);
-                                    *gate = da * *up * slope;
-                                    *up = da * value;
-                                }
-                            },
-                        );
-                    });
+            update(&up_ti, |up| match self {
+                Self::Silu => grads(gate, up, &da, silu),
+                Self::GeluTanh => grads(gate, up, &da, gelu_tanh),
             })
         })??;
         Ok((gate_ti, up_ti))
-    }
-
-    /// The function and its derivative.
-    #[inline(always)]
-    fn value_slope(self, x: f32) -> (f32, f32) {
-        match self {
-            Self::Silu => {
-                let s = sigmoid(x);
-                (x * s, s * (1.0 + x * (1.0 - s)))
-            }
-            Self::GeluTanh => {
-                const ROOT: f32 = 0.797_884_6;
-                let t = tanh(ROOT * (x + 0.044_715 * x * x * x));
-                let inner = ROOT * (1.0 + 3.0 * 0.044_715 * x * x);
-                (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
-            }
-        }
     }
 
     fn forward_composed(self, gate_ti: &Tensor, up_ti: &Tensor) -> Result<Tensor> {
@@ -129,6 +92,58 @@ impl Gate {
         };
         Ok((((da_ti * up_ti)? * slope)?, (da_ti * value)?))
     }
+}
+
+// The function is chosen outside the loops: a choice inside becomes both functions of every number, since vector
+// code has no branches.
+
+/// `act(gate) * up`.
+fn gated(gate: &[f32], up: &[f32], act: impl Fn(f32) -> (f32, f32) + Sync) -> Vec<f32> {
+    let (out, _) = filled(gate.len(), CHUNK, |i, out| {
+        let (gate, up) = (&gate[i * CHUNK..], &up[i * CHUNK..]);
+        with_simd(
+            #[inline(always)]
+            || {
+                for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                    *out = act(*gate).0 * up;
+                }
+            },
+        );
+    });
+    out
+}
+
+/// Puts the gradients of gate and up in their places.
+fn grads(gate: &mut [f32], up: &mut [f32], da: &[f32], act: impl Fn(f32) -> (f32, f32) + Sync) {
+    let chunks = gate.par_chunks_mut(CHUNK).zip(up.par_chunks_mut(CHUNK)).zip(da.par_chunks(CHUNK));
+    chunks.for_each(|((gate, up), da)| {
+        with_simd(
+            #[inline(always)]
+            || {
+                for ((gate, up), da) in gate.iter_mut().zip(up).zip(da) {
+                    let (value, slope) = act(*gate);
+                    *gate = da * *up * slope;
+                    *up = da * value;
+                }
+            },
+        );
+    });
+}
+
+/// SiLU and its derivative.
+#[inline(always)]
+fn silu(x: f32) -> (f32, f32) {
+    let s = sigmoid(x);
+    (x * s, s * (1.0 + x * (1.0 - s)))
+}
+
+/// GELU's tanh form and its derivative.
+#[inline(always)]
+fn gelu_tanh(x: f32) -> (f32, f32) {
+    const ROOT: f32 = 0.797_884_6;
+    let t = tanh(ROOT * (x + 0.044_715 * x * x * x));
+    let inner = ROOT * (1.0 + 3.0 * 0.044_715 * x * x);
+    (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
 }
 
 #[cfg(test)]

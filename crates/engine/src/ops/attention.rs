@@ -314,13 +314,21 @@ impl Attention {
             p[part.clone()].fill(0.0);
             ds[part].fill(0.0);
         }
-        for (p, ds) in p[low..high].iter_mut().zip(&mut ds[low..high]) {
-            let slope = match self.softcap {
-                Some(cap) => 1.0 - (*p / cap) * (*p / cap),
-                None => 1.0,
-            };
-            *p = exp(*p - lse);
-            *ds = *p * (*ds - delta) * self.scale * slope;
+        let scores = p[low..high].iter_mut().zip(&mut ds[low..high]);
+        match self.softcap {
+            None => {
+                for (p, ds) in scores {
+                    *p = exp(*p - lse);
+                    *ds = *p * (*ds - delta) * self.scale;
+                }
+            }
+            Some(cap) => {
+                for (p, ds) in scores {
+                    let slope = 1.0 - (*p / cap) * (*p / cap);
+                    *p = exp(*p - lse);
+                    *ds = *p * (*ds - delta) * self.scale * slope;
+                }
+            }
         }
     }
 

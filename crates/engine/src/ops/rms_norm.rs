@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::simd::{sum2, with_simd};
+use crate::simd::{LANES, sum2, with_simd};
 use crate::tensor::{filled, from_vec, on_host, update, view};
 
 /// Rows of one task. Fixed: the weight gradient is summed per task, then over tasks in order.
@@ -120,19 +120,20 @@ impl RmsNorm {
     /// dx += rstd * (g - x * rstd² * mean(g x)), g = dy * (w + offset).
     #[inline(always)]
     fn row_backward(&self, dx: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], rstd: f32) {
-        let mut lanes = [0f32; 16];
-        let d = x.len();
-        let split = d - d % 16;
-        for i in (0..split).step_by(16) {
-            for l in 0..16 {
-                lanes[l] += dy[i + l] * (w[i + l] + self.offset) * x[i + l];
+        let mut lanes = [0f32; LANES];
+        let (dy_head, dy_tail) = dy.as_chunks::<LANES>();
+        let (w_head, w_tail) = w.as_chunks::<LANES>();
+        let (x_head, x_tail) = x.as_chunks::<LANES>();
+        for ((dy, w), x) in dy_head.iter().zip(w_head).zip(x_head) {
+            for l in 0..LANES {
+                lanes[l] += dy[l] * (w[l] + self.offset) * x[l];
             }
         }
         let mut dot: f32 = lanes.iter().sum();
-        for i in split..d {
-            dot += dy[i] * (w[i] + self.offset) * x[i];
+        for ((dy, w), x) in dy_tail.iter().zip(w_tail).zip(x_tail) {
+            dot += dy * (w + self.offset) * x;
         }
-        let pull = dot * rstd * rstd / d as f32;
+        let pull = dot * rstd * rstd / x.len() as f32;
         for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
             *dx += rstd * (dy * (w + self.offset) - x * pull);
         }
