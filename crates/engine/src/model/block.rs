@@ -192,16 +192,8 @@ impl Block {
         // MLP branch.
         let d_branch = self.post_norm_backward(p, grads, 1, &dy_td, saved.mlp_raw.as_ref())?;
         let d_branch = d_branch.as_ref().unwrap_or(&dy_td);
-        let da_ti = {
-            let a_ti = match self.down.reads_input(grads) {
-                true => Some(self.gate.forward(&saved.gate_ti, &saved.up_ti)?),
-                false => None,
-            };
-            let (a_ti, down) = (a_ti.as_ref(), &saved.down_lora);
-            required(self.down.backward(p, grads, a_ti, down, d_branch, None, true, pass.mode)?)?
-        };
-        let (dgate, dup) = self.gate.backward(saved.gate_ti, saved.up_ti, &da_ti)?;
-        drop(da_ti);
+        let gated = (saved.gate_ti, saved.up_ti);
+        let (dgate, dup) = self.down_backward(pass, grads, gated, &saved.down_lora, d_branch)?;
         let h = self.normed(p, grads, self.gate_up.linears(), &x2_td, self.mlp_norm)?;
         let dh = self.gate_up_backward(pass, grads, h.as_ref(), &saved.gate_up_lora, dgate, dup)?;
         drop(h);
@@ -362,6 +354,33 @@ impl Block {
                 Ok((columns(&y, 0, i)?, columns(&y, i, i)?, vec![saved]))
             }
         }
+    }
+
+    /// Adds the gradients of down_proj, whose input is made again; returns those of gate and up.
+    fn down_backward(
+        &self,
+        pass: Pass<'_>,
+        grads: &mut Grads,
+        (gate_ti, up_ti): (Tensor, Tensor),
+        saved: &linear::Saved,
+        dy: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let (p, mode, down) = (pass.params, pass.mode, &self.down);
+        if !down.in_halves() {
+            let a = self.gate.forward(&gate_ti, &up_ti)?;
+            let da = down.backward(p, grads, Some(&a), saved, dy, None, true, mode)?;
+            return self.gate.backward(gate_ti, up_ti, &required(da)?);
+        }
+        let (da, du) = down.input_backward(p, dy, None, true, mode)?;
+        let da = required(da)?;
+        if !down.reads_input(grads) {
+            let d = self.gate.backward(gate_ti, up_ti, &da)?;
+            down.param_backward(p, grads, None, saved, dy, du.as_ref(), mode)?;
+            return Ok(d);
+        }
+        let (dgate, dup, a) = self.gate.backward_and_forward(gate_ti, up_ti, da)?;
+        down.param_backward(p, grads, Some(&a), saved, dy, du.as_ref(), mode)?;
+        Ok((dgate, dup))
     }
 
     fn gate_up_backward(

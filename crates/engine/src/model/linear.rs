@@ -125,74 +125,121 @@ impl Linear {
         want_dx: bool,
         mode: Mode,
     ) -> Result<Option<Tensor>> {
-        let x_td = || x_td.ok_or_else(|| Error::Internal("a layer's input was not kept".into()));
+        if let (Some((lora, dora)), Some(u), Some(z)) = (self.dora(), &saved.u_tr, &saved.dora) {
+            self.own_grads(params, grads, x_td, dy_to)?;
+            let (layer, kept, x) = ((self, lora, dora), (u, z), required(x_td)?);
+            return dora::backward(layer, params, grads, x, kept, dy_to, dx_td, want_dx, mode);
+        }
+        let (dx, du) = self.input_backward(params, dy_to, dx_td, want_dx, mode)?;
+        self.param_backward(params, grads, x_td, saved, dy_to, du.as_ref(), mode)?;
+        Ok(dx)
+    }
+
+    /// Whether backward goes in two halves, [`Linear::input_backward`] and [`Linear::param_backward`].
+    #[must_use]
+    pub fn in_halves(&self) -> bool {
+        self.dora().is_none()
+    }
+
+    /// The half of [`Linear::backward`] that needs no input: the input's gradient, and that of the adapter's u.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn input_backward(
+        &self,
+        params: &Params,
+        dy_to: &Tensor,
+        dx_td: Option<Tensor>,
+        want_dx: bool,
+        mode: Mode,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let mut dx = dx_td;
+        if want_dx {
+            dx = Some(params.matrix(self.weight).input_grad(params.precision, dx, 1.0, dy_to)?);
+        }
+        let Some(lora) = &self.lora else { return Ok((dx, None)) };
+        let b = params.value(lora.b);
+        let du = matmul::input_grad(params.precision, None, lora.scale, dy_to, b)?;
+        if want_dx {
+            dx = Some(lora.input_grad(params, &du, dx, mode)?);
+        }
+        Ok((dx, Some(du)))
+    }
+
+    /// The other half: adds the parameters' gradients.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    #[expect(clippy::too_many_arguments, reason = "one layer's operands")]
+    pub fn param_backward(
+        &self,
+        params: &Params,
+        grads: &mut Grads,
+        x_td: Option<&Tensor>,
+        saved: &Saved,
+        dy_to: &Tensor,
+        du_tr: Option<&Tensor>,
+        mode: Mode,
+    ) -> Result<()> {
+        self.own_grads(params, grads, x_td, dy_to)?;
+        let (Some(lora), Some(u), Some(du)) = (&self.lora, &saved.u_tr, du_tr) else {
+            return Ok(());
+        };
+        let (p, a, b) = (params.precision, params.value(lora.a), params.value(lora.b));
+        if let Some((db, into)) = grads.slot(lora.b, b)? {
+            matmul::weight_grad(p, db, into, lora.scale, dy_to, u)?;
+        }
+        if let Some((da, into)) = grads.slot(lora.a, a)? {
+            let x = required(x_td)?;
+            let dropped = lora.drop(x, mode)?;
+            matmul::weight_grad(p, da, into, 1.0, du, dropped.as_ref().unwrap_or(x))?;
+        }
+        Ok(())
+    }
+
+    /// Adds the gradients of weight and bias.
+    fn own_grads(
+        &self,
+        params: &Params,
+        grads: &mut Grads,
+        x_td: Option<&Tensor>,
+        dy_to: &Tensor,
+    ) -> Result<()> {
         if let Some((dw, into)) = grads.slot(self.weight, params.value(self.weight))? {
-            matmul::weight_grad(params.precision, dw, into, 1.0, dy_to, x_td()?)?;
+            matmul::weight_grad(params.precision, dw, into, 1.0, dy_to, required(x_td)?)?;
         }
         if let Some(bias) = self.bias
             && let Some(db) = grads.summed(bias, params.value(bias))?
         {
             add_column_sums(db, dy_to)?;
         }
-        if let (Some((lora, dora)), Some(u), Some(z)) = (self.dora(), &saved.u_tr, &saved.dora) {
-            let (layer, kept) = ((self, lora, dora), (u, z));
-            return dora::backward(
-                layer,
-                params,
-                grads,
-                x_td()?,
-                kept,
-                dy_to,
-                dx_td,
-                want_dx,
-                mode,
-            );
-        }
-        let mut dx = dx_td;
-        if want_dx {
-            dx = Some(params.matrix(self.weight).input_grad(params.precision, dx, 1.0, dy_to)?);
-        }
-        if let (Some(lora), Some(u)) = (&self.lora, &saved.u_tr) {
-            dx = lora.backward(params, grads, x_td()?, u, dy_to, dx, want_dx, mode)?;
-        }
-        Ok(dx)
+        Ok(())
     }
 }
 
+fn required(x_td: Option<&Tensor>) -> Result<&Tensor> {
+    x_td.ok_or_else(|| Error::Internal("a layer's input was not kept".into()))
+}
+
 impl Lora {
-    #[expect(clippy::too_many_arguments, reason = "one layer's operands")]
-    fn backward(
+    /// The input's gradient through the adapter, added to `dx_td` where given.
+    fn input_grad(
         &self,
         params: &Params,
-        grads: &mut Grads,
-        x_td: &Tensor,
-        u_tr: &Tensor,
-        dy_to: &Tensor,
+        du_tr: &Tensor,
         dx_td: Option<Tensor>,
-        want_dx: bool,
         mode: Mode,
-    ) -> Result<Option<Tensor>> {
-        let (p, a, b) = (params.precision, params.value(self.a), params.value(self.b));
-        if let Some((db, into)) = grads.slot(self.b, b)? {
-            matmul::weight_grad(p, db, into, self.scale, dy_to, u_tr)?;
-        }
-        let du = matmul::input_grad(p, None, self.scale, dy_to, b)?;
-        if let Some((da, into)) = grads.slot(self.a, a)? {
-            let dropped = self.drop(x_td, mode)?;
-            matmul::weight_grad(p, da, into, 1.0, &du, dropped.as_ref().unwrap_or(x_td))?;
-        }
-        if !want_dx {
-            return Ok(dx_td);
-        }
+    ) -> Result<Tensor> {
+        let (p, a) = (params.precision, params.value(self.a));
         if !self.drops(mode) {
-            return Ok(Some(matmul::input_grad(p, dx_td, 1.0, &du, a)?));
+            return matmul::input_grad(p, dx_td, 1.0, du_tr, a);
         }
-        let through = matmul::input_grad(p, None, 1.0, &du, a)?;
+        let through = matmul::input_grad(p, None, 1.0, du_tr, a)?;
         let masked = self.drop(&through, mode)?.unwrap_or(through);
-        Ok(Some(match dx_td {
-            Some(dx) => add(dx, &masked)?,
-            None => masked,
-        }))
+        match dx_td {
+            Some(dx) => add(dx, &masked),
+            None => Ok(masked),
+        }
     }
 
     pub(super) fn drops(&self, mode: Mode) -> bool {
