@@ -2,7 +2,8 @@
 //! in one pass over the long matrix.
 //!
 //! Packing a matrix of thousands of columns for a product that reads each number of it eight times costs more
-//! than the product. Only thin matrices are copied here. There are three kinds, of a long matrix `x_td` and thin ones of r rows or columns:
+//! than the product. Only thin matrices are copied here. There are three kinds, of a long matrix `x_td` and thin
+//! ones of r rows or columns:
 //!
 //! - dots: `u_tr = x_td a_rdᵀ` (the adapter's first half, and the gradient of what it hands on),
 //! - gathers: `g_rd (+)= u_trᵀ x_td` (the gradients of both matrices),
@@ -18,7 +19,6 @@ use std::arch::x86_64::{
     _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
     _mm512_setzero_ps,
 };
-
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -29,14 +29,14 @@ use super::matmul::{Into, Mat};
 /// Numbers of a register.
 const LANES: usize = 16;
 
-/// Rows, columns or terms of a product that is thin, at most: LLaMA-Factory's rank. From 16 on, the CPU's bf16
+/// Rows, columns or terms of a product that is thin, at most: the usual rank of LoRA. From 16 on, the CPU's bf16
 /// unit is faster, which multiplies sixteen in the time of one.
 const THIN: usize = 8;
 
 /// Long rows of a task.
 const ROWS: usize = 24;
 
-/// Registers of a row that a gather sums at once, for each of a group's rows.
+/// Registers of a row that a gather sums at once, for each of the thin rows.
 const WIDE: usize = 3;
 
 /// Rows that a gather goes through before it turns to the next columns: their lines stay in the first cache.
@@ -282,8 +282,7 @@ unsafe fn spread_rows<const N: usize>(
 ) {
     for d in (0..cols).step_by(2 * LANES) {
         let masks = [mask(cols - d), mask((cols - d).saturating_sub(LANES))];
-        // SAFETY: loads and stores are masked to the rows' elements; the thin rows are whole registers, of
-        // which the second may be the next row's, or the first again where there is none.
+        // SAFETY: loads and stores are masked to the rows' elements, and a row of u has sixteen.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); 2]; N];
             if into == Into::Add {
