@@ -19,6 +19,8 @@ use std::thread::LocalKey;
 use rayon::prelude::*;
 
 use super::matmul::{Into, Threads};
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::mask;
 use kernel::{Kernel, Unit};
 pub use operand::{Form, Grain, Lanes, Operand, Part};
 pub use pack::{Limbs, Tile};

@@ -23,11 +23,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::bf16::mask;
 use super::columns::Columns;
 use super::matmul::{Into, Mat};
-
-/// Numbers of a register.
-const LANES: usize = 16;
+use crate::simd::LANES;
 
 /// Rows, columns or terms of a product that is thin, at most: the usual rank of LoRA. From 16 on, the CPU's bf16
 /// unit is faster, which multiplies sixteen in the time of one.
@@ -153,11 +152,6 @@ fn tasks(count: usize, products: usize, task: impl Fn(usize) + Sync + Send) {
         ..WORTH_WAKING => (0..count).for_each(task),
         _ => (0..count).into_par_iter().for_each(task),
     }
-}
-
-/// Which of a register's numbers are among `left`.
-fn mask(left: usize) -> __mmask16 {
-    if left >= LANES { !0 } else { (1 << left) - 1 }
 }
 
 /// `u_tr (+)= x_td a_rdᵀ`.

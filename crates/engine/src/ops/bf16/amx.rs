@@ -213,9 +213,9 @@ macro_rules! right {
     };
 }
 
-/// Adds the four products of what is loaded, and meanwhile asks the second cache for four halves of tiles of
-/// the next step: `$panel`, half `$half`.
-macro_rules! products_ahead {
+/// Adds the four products of what is loaded, and meanwhile asks the second cache for halves of tiles of the next
+/// step, where they are named: `$panel`, half `$half`.
+macro_rules! products {
     ($($panel:literal $half:literal),*) => {
         concat!(
             "tdpbf16ps tmm0, tmm4, tmm6\n",
@@ -228,14 +228,6 @@ macro_rules! products_ahead {
                 ".endr\n",
             )*
         )
-    };
-}
-
-/// Adds the four products of what is loaded.
-macro_rules! products {
-    () => {
-        "tdpbf16ps tmm0, tmm4, tmm6\n tdpbf16ps tmm2, tmm5, tmm6\n \
-         tdpbf16ps tmm1, tmm4, tmm7\n tdpbf16ps tmm3, tmm5, tmm7"
     };
 }
 
@@ -260,17 +252,17 @@ unsafe fn three(steps: usize, a: Panels<'_>, b: Panels<'_>) {
             3072,
             left!(2),
             right!(0),
-            products_ahead!("a" 4, "a" 5, "a1" 4, "a1" 5),
+            products!("a" 4, "a" 5, "a1" 4, "a1" 5),
             left!(1),
-            products_ahead!("b" 0, "b" 1, "b1" 0, "b1" 1),
+            products!("b" 0, "b" 1, "b1" 0, "b1" 1),
             right!(1),
-            products_ahead!("a" 2, "a" 3, "a1" 2, "a1" 3),
+            products!("a" 2, "a" 3, "a1" 2, "a1" 3),
             left!(0),
-            products_ahead!("b" 2, "b" 3, "b1" 2, "b1" 3),
+            products!("b" 2, "b" 3, "b1" 2, "b1" 3),
             right!(2),
-            products_ahead!("a" 0, "a" 1, "a1" 0, "a1" 1),
+            products!("a" 0, "a" 1, "a1" 0, "a1" 1),
             right!(0),
-            products_ahead!("b" 4, "b" 5, "b1" 4, "b1" 5),
+            products!("b" 4, "b" 5, "b1" 4, "b1" 5),
         );
     }
 }

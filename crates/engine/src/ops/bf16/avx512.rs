@@ -182,7 +182,7 @@ unsafe fn by_pair(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
 const AHEAD: usize = 4 * SIDE;
 
 /// The first `n` of sixteen.
-fn mask(n: usize) -> __mmask16 {
+pub fn mask(n: usize) -> __mmask16 {
     if n >= 16 { !0 } else { (1 << n) - 1 }
 }
 
