@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::matmul::{Into, Threads};
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::mask;
-use kernel::{Kernel, Unit};
+use kernel::{Kernel, Place, Unit};
 pub use operand::{Form, Grain, Lanes, Operand, Part};
 pub use pack::{Limbs, Tile};
 use pack::{SIDE, STEP};
@@ -246,40 +246,51 @@ impl Task<'_> {
                 let (these, rest) = shared.split_at(inner_panels * each);
                 shared = rest;
                 let into = if i == 0 { self.into } else { Into::Add };
-                for other in (0..inner_panels).step_by(2) {
-                    for mine in (0..panels).step_by(2) {
-                        let at = (group.start + mine * SIDE, other * SIDE);
-                        let mine = &own[mine * each..panels.min(mine + 2) * each];
-                        let other = &these[other * each..inner_panels.min(other + 2) * each];
-                        match self.rows_outside {
-                            true => self.block(&unit, each, at, mine, other, into),
-                            false => self.block(&unit, each, (at.1, at.0), other, mine, into),
-                        }
-                    }
+                let mut blocks = pairs(inner_panels)
+                    .flat_map(|other| pairs(panels).map(move |mine| (other, mine)))
+                    .peekable();
+                while let Some(block) = blocks.next() {
+                    let next = blocks.peek().copied().unwrap_or(block);
+                    let [at, next] = [block, next].map(|(other, mine)| {
+                        let (mine, other) = (group.start + mine * SIDE, other * SIDE);
+                        if self.rows_outside { (mine, other) } else { (other, mine) }
+                    });
+                    let (other, mine) = block;
+                    let mine = &own[mine * each..panels.min(mine + 2) * each];
+                    let other = &these[other * each..inner_panels.min(other + 2) * each];
+                    let (a, b) = if self.rows_outside { (mine, other) } else { (other, mine) };
+                    self.block(&unit, each, (a, b), into, at, next);
                 }
             }
         });
     }
 
-    /// One or two panels times one or two, at a row and a column of the result.
+    /// One or two panels times one or two, at a row and a column of the result, and where the next ones go.
     fn block(
         &self,
         unit: &Unit,
         each: usize,
-        (row, col): (usize, usize),
-        a: &[Tile],
-        b: &[Tile],
+        operands: (&[Tile], &[Tile]),
         into: Into,
+        (row, col): (usize, usize),
+        next: (usize, usize),
     ) {
+        let Destination { start, stride, .. } = *self.to;
         let (rows, cols) = (self.to.rows - row, self.to.cols - col);
         let part = (rows.min(2 * SIDE), cols.min(2 * SIDE));
+        let next = start.wrapping_add(next.0 * stride + next.1).cast_const();
         #[expect(unsafe_code, reason = "kernels write blocks of a matrix that threads share")]
         // SAFETY: the block lies inside the destination, in lanes that are this task's alone.
         unsafe {
-            let c = self.to.start.add(row * self.to.stride + col);
-            unit.block(self.limbs, each, (a, b), part, c, self.to.stride, into);
+            let start = start.add(row * stride + col);
+            unit.block(self.limbs, each, operands, part, Place { start, stride, into, next });
         }
     }
+}
+
+/// The first of each two panels.
+fn pairs(panels: usize) -> impl Iterator<Item = usize> {
+    (0..panels).step_by(2)
 }
 
 #[cfg(test)]

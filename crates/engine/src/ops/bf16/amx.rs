@@ -10,7 +10,7 @@ use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::LazyLock;
 
 use super::Into;
-use super::kernel::{Panels, Sums};
+use super::kernel::{Panels, Place, Sums};
 use super::pack::{Limbs, SIDE, Tile};
 
 /// Whether the CPU is Intel's.
@@ -95,29 +95,22 @@ pub fn release() {
 /// # Safety
 /// The registers are configured; the panels are as long; and as there.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-pub unsafe fn block(
-    limbs: Limbs,
-    a: Panels<'_>,
-    b: Panels<'_>,
-    c: *mut f32,
-    stride: usize,
-    into: Into,
-) {
+pub unsafe fn block(limbs: Limbs, a: Panels<'_>, b: Panels<'_>, place: Place) {
     let steps = a.0.len() / limbs.count();
     // SAFETY: the caller's promise.
     unsafe {
-        begin_sums(c, stride, into);
+        begin_sums(place);
         match limbs {
-            Limbs::One => one(steps, a, b),
-            Limbs::Three => three(steps, a, b),
+            Limbs::One => one(steps, a, b, place),
+            Limbs::Three => three(steps, a, b, place),
         }
-        end_sums(c, stride);
+        end_sums(place);
     }
 }
 
 /// Clears tiles 0 to 3, or fills them with the block that is added to.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-unsafe fn begin_sums(c: *mut f32, stride: usize, into: Into) {
+unsafe fn begin_sums(Place { start: c, stride, into, .. }: Place) {
     // SAFETY: only the block's 32 rows of 128 bytes are read, which the caller vouches for.
     unsafe {
         match into {
@@ -143,7 +136,7 @@ unsafe fn begin_sums(c: *mut f32, stride: usize, into: Into) {
 
 /// Writes tiles 0 to 3 to the block.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-unsafe fn end_sums(c: *mut f32, stride: usize) {
+unsafe fn end_sums(Place { start: c, stride, .. }: Place) {
     // SAFETY: only the block's 32 rows of 128 bytes are written, which the caller vouches for.
     unsafe {
         asm!(
@@ -160,14 +153,20 @@ unsafe fn end_sums(c: *mut f32, stride: usize) {
 }
 
 /// Assembly that runs through the steps of two left panels (`a`, `a1`) and two right ones (`b`, `b1`), which
-/// go on by `$bytes` a step.
+/// go on by `$bytes` a step. Each asks the cache for two rows of the next block, to be written: it would wait for
+/// memory otherwise, as long as for the products.
 macro_rules! each_step {
-    ($steps:ident, $a:ident, $b:ident, $bytes:literal, $($body:tt)*) => {
+    ($steps:ident, $a:ident, $b:ident, $place:ident, $bytes:literal, $($body:tt)*) => {
         asm!(
             "test {steps}, {steps}",
             "jz 5f",
             "2:",
             $($body)*
+            "prefetchw [{next}]",
+            "prefetchw [{next} + 64]",
+            "prefetchw [{next} + {stride}]",
+            "prefetchw [{next} + {stride} + 64]",
+            "lea {next}, [{next} + 2 * {stride}]",
             concat!("add {a}, ", $bytes),
             concat!("add {b}, ", $bytes),
             concat!("add {a1}, ", $bytes),
@@ -181,6 +180,8 @@ macro_rules! each_step {
             b = inout(reg) $b.0.as_ptr() => _,
             b1 = inout(reg) $b.1.as_ptr() => _,
             row = in(reg) 64usize,
+            next = inout(reg) $place.next => _,
+            stride = in(reg) $place.stride * size_of::<f32>(),
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack, readonly),
         )
@@ -233,15 +234,15 @@ macro_rules! products {
 
 /// Adds the products of rounded operands to tiles 0 to 3.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-unsafe fn one(steps: usize, a: Panels<'_>, b: Panels<'_>) {
-    // SAFETY: the loop reads `steps` tiles from each of the four panels.
-    unsafe { each_step!(steps, a, b, 1024, left!(0), right!(0), products!(),) }
+unsafe fn one(steps: usize, a: Panels<'_>, b: Panels<'_>, place: Place) {
+    // SAFETY: the loop reads `steps` tiles from each of the four panels; asking for anything has no effect.
+    unsafe { each_step!(steps, a, b, place, 1024, left!(0), right!(0), products!(),) }
 }
 
 /// Adds the products of operands in three parts to tiles 0 to 3: of each step, the low left part with
 /// the high right one, then middle with high and middle, high with middle, low and high.
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
-unsafe fn three(steps: usize, a: Panels<'_>, b: Panels<'_>) {
+unsafe fn three(steps: usize, a: Panels<'_>, b: Panels<'_>, place: Place) {
     // SAFETY: the loop reads `steps` times three tiles from each of the four panels; asking for what lies beyond
     // them has no effect.
     unsafe {
@@ -249,6 +250,7 @@ unsafe fn three(steps: usize, a: Panels<'_>, b: Panels<'_>) {
             steps,
             a,
             b,
+            place,
             3072,
             left!(2),
             right!(0),
@@ -274,10 +276,11 @@ unsafe fn three(steps: usize, a: Panels<'_>, b: Panels<'_>) {
 #[expect(unsafe_code, reason = "tile registers have no stable intrinsics")]
 pub unsafe fn edge(limbs: Limbs, each: usize, a: &[Tile], b: &[Tile]) -> Sums {
     let mut sums = [0f32; 2 * SIDE * 2 * SIDE];
+    let start = sums.as_mut_ptr();
+    let place = Place { start, stride: 2 * SIDE, into: Into::Overwrite, next: start };
     // SAFETY: the caller's promise; the sums are a block.
     unsafe {
-        let (a, b) = (Panels::of(a, each), Panels::of(b, each));
-        block(limbs, a, b, sums.as_mut_ptr(), 2 * SIDE, Into::Overwrite);
+        block(limbs, Panels::of(a, each), Panels::of(b, each), place);
     }
     sums
 }

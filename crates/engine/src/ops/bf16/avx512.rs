@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 };
 use std::mem::transmute;
 
-use super::kernel::TileSums;
+use super::kernel::{Place, TileSums};
 use super::pack::{Limbs, SIDE, STEP, Source, Tile};
 use super::{Form, Into};
 
@@ -160,8 +160,8 @@ unsafe fn by_pair(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
                         source.data.as_ptr().wrapping_add(term * source.term_stride + p * SIDE);
                     let low = _mm512_maskz_loadu_ps(first, from);
                     let high = _mm512_maskz_loadu_ps(second, from.wrapping_add(source.term_stride));
-                    // what comes next in a row is wanted soon, and so are the rows that come next
-                    let next = from.wrapping_add(2 * source.term_stride);
+                    // each row is elsewhere in memory, so that no cache asks for the next by itself
+                    let next = from.wrapping_add(ROWS_AHEAD * source.term_stride);
                     _mm_prefetch::<_MM_HINT_T0>(next.cast());
                     _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(source.term_stride).cast());
                     let tiles = &mut tiles[(p * steps + s) * count..][..count];
@@ -180,6 +180,9 @@ unsafe fn by_pair(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
 
 /// Elements from what is loaded to what is asked for meanwhile.
 const AHEAD: usize = 4 * SIDE;
+
+/// Terms between them, where each has its row.
+const ROWS_AHEAD: usize = 8;
 
 /// The first `n` of sixteen.
 pub fn mask(n: usize) -> __mmask16 {
@@ -312,7 +315,7 @@ const ROWS: usize = 8;
 /// [`detected`]; two panels each; and as there.
 #[expect(unsafe_code, reason = "vector instructions on shared memory")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn block(limbs: Limbs, a: &[Tile], b: &[Tile], c: *mut f32, stride: usize, into: Into) {
+pub unsafe fn block(limbs: Limbs, a: &[Tile], b: &[Tile], place: Place) {
     let (count, each) = (limbs.count(), a.len() / 2);
     for part in 0..2 * SIDE / ROWS {
         let first = part * ROWS % SIDE;
@@ -335,8 +338,8 @@ pub unsafe fn block(limbs: Limbs, a: &[Tile], b: &[Tile], c: *mut f32, stride: u
             for (half, sum) in sums.iter().enumerate() {
                 // SAFETY: row part * ROWS + r and 32 columns of the block, which is the caller's.
                 unsafe {
-                    let to = c.add((part * ROWS + r) * stride + half * SIDE);
-                    let value = match into {
+                    let to = place.start.add((part * ROWS + r) * place.stride + half * SIDE);
+                    let value = match place.into {
                         Into::Overwrite => *sum,
                         Into::Add => _mm512_add_ps(_mm512_loadu_ps(to), *sum),
                     };

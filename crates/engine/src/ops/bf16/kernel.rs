@@ -24,6 +24,19 @@ impl<'a> Panels<'a> {
     }
 }
 
+/// Where a block's sums go.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The first.
+    pub start: *mut f32,
+    /// Elements from a row to the next.
+    pub stride: usize,
+    /// Whether they are added to what is there.
+    pub into: Into,
+    /// Where the next block goes, which the cache is asked for meanwhile; any address will do.
+    pub next: *const f32,
+}
+
 /// What multiplies bf16 numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
@@ -112,25 +125,22 @@ impl Drop for Unit {
 }
 
 impl Unit {
-    /// The sums of a left panel or two and a right panel or two, of `each` tiles, in rows `stride` apart: 32 x 32
-    /// for two and two, which are whole blocks; else the first `rows` and `cols` of them.
+    /// The sums of a left panel or two and a right panel or two, of `each` tiles: 32 x 32 for two and two, which
+    /// are whole blocks; else the first `rows` and `cols` of them.
     ///
     /// # Safety
-    /// So many elements from `c` on are nobody else's. They may be uninitialised if they are overwritten.
+    /// So many elements of the place are nobody else's. They may be uninitialised if they are overwritten.
     ///
     /// # Panics
     /// When the panels differ in length.
     #[expect(unsafe_code, reason = "the destination is a part of a matrix that threads share")]
-    #[expect(clippy::too_many_arguments, reason = "a product is of three matrices")]
     pub unsafe fn block(
         &self,
         limbs: Limbs,
         each: usize,
         (a, b): (&[Tile], &[Tile]),
         (rows, cols): (usize, usize),
-        c: *mut f32,
-        stride: usize,
-        into: Into,
+        place: Place,
     ) {
         let panels = |tiles: &[Tile]| tiles.len() == each || tiles.len() == 2 * each;
         let whole = panels(a) && panels(b) && each.is_multiple_of(limbs.count());
@@ -139,18 +149,18 @@ impl Unit {
         unsafe {
             if rows.min(cols) < 2 * SIDE {
                 let sums = self.edge(limbs, each, a, b);
-                return write(&sums, (rows, cols), c, stride, into);
+                return write(&sums, (rows, cols), place);
             }
             match self.kernel {
                 #[cfg(target_arch = "x86_64")]
                 Kernel::Amx => {
                     let (a, b) = (Panels::of(a, each), Panels::of(b, each));
-                    super::amx::block(limbs, a, b, c, stride, into);
+                    super::amx::block(limbs, a, b, place);
                 }
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Avx512 => super::avx512::block(limbs, a, b, c, stride, into),
+                Kernel::Avx512 => super::avx512::block(limbs, a, b, place),
                 Kernel::Portable => {
-                    write(&self.edge(limbs, each, a, b), (rows, cols), c, stride, into);
+                    write(&self.edge(limbs, each, a, b), (rows, cols), place);
                 }
             }
         }
@@ -191,13 +201,13 @@ impl Unit {
 /// # Safety
 /// As [`Unit::block`].
 #[expect(unsafe_code, reason = "as there")]
-unsafe fn write(sums: &Sums, (rows, cols): (usize, usize), c: *mut f32, stride: usize, into: Into) {
+unsafe fn write(sums: &Sums, (rows, cols): (usize, usize), place: Place) {
     for (r, row) in sums.chunks_exact(2 * SIDE).take(rows).enumerate() {
         for (s, sum) in row.iter().take(cols).enumerate() {
             // SAFETY: the caller's promise.
             unsafe {
-                let to = c.add(r * stride + s);
-                match into {
+                let to = place.start.add(r * place.stride + s);
+                match place.into {
                     Into::Overwrite => to.write(*sum),
                     Into::Add => *to += sum,
                 }
