@@ -42,13 +42,19 @@ pub enum Place {
     Composed,
 }
 
-/// What computes with `tensor`: the one place that decides.
+/// What computes with `tensor`.
 #[must_use]
 pub fn place(tensor: &Tensor) -> Place {
+    place_of(tensor.device())
+}
+
+/// What computes with tensors of `device`: the one place that decides.
+#[must_use]
+pub fn place_of(device: &Device) -> Place {
     if COMPOSED.load(Ordering::Relaxed) {
         return Place::Composed;
     }
-    match tensor.device() {
+    match device {
         Device::Cpu => EMULATED.get().cloned().map_or(Place::Host, Place::Gpu),
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => {

@@ -13,7 +13,7 @@ use emulator::Emulator;
 use engine::ops::activation::Gate;
 use engine::ops::attention::Attention;
 use engine::ops::head::{Head, Objective, WeightGrad};
-use engine::ops::matmul::{Into, Precision};
+use engine::ops::matmul::{self, Into, Precision};
 use engine::ops::rms_norm::RmsNorm;
 use engine::ops::rope::{Angles, Direction};
 use engine::ops::{embedding, gpu};
@@ -214,6 +214,41 @@ fn embeddings() {
         close("gradient", &got, &want, EXACT);
     }
     gpu::embedding::backward(&m, &mut random(3, (4, 8)), &[], 1.0, &random(2, (0, 8))).unwrap();
+}
+
+#[test]
+fn products() {
+    let Some(m) = Emulator::start(false) else { return };
+    // rounding an operand to bf16 costs up to 2^-9 of it
+    for (p, tolerance) in [(Precision::F32, EXACT), (Precision::Bf16, 5e-3)] {
+        for (t, d, o) in [(1, 1, 1), (3, 5, 7), (33, 64, 48), (0, 4, 5)] {
+            let what = format!("{p:?} {t} {d} {o}");
+            let (x, w, dy) = (random(1, (t, d)), random(2, (o, d)), random(3, (t, o)));
+            let (y, dx, dw) = (random(4, (t, o)), random(5, (t, d)), random(6, (o, d)));
+            let copy = |x: &Tensor| x.copy().unwrap();
+            let exact = Precision::F32;
+
+            let got = gpu::matmul::forward(&m, p, &x, &w).unwrap();
+            close(&what, &got, &matmul::forward(exact, &x, &w).unwrap(), tolerance);
+            let got = gpu::matmul::forward_add(&m, p, &copy(&y), 0.5, &x, &w).unwrap();
+            let want = matmul::forward_add(exact, copy(&y), 0.5, &x, &w).unwrap();
+            close(&what, &got, &want, tolerance);
+
+            let got = gpu::matmul::input_grad(&m, p, None, 2.0, &dy, &w).unwrap();
+            let want = matmul::input_grad(exact, None, 2.0, &dy, &w).unwrap();
+            close(&what, &got, &want, tolerance);
+            let got = gpu::matmul::input_grad(&m, p, Some(&copy(&dx)), 2.0, &dy, &w).unwrap();
+            let want = matmul::input_grad(exact, Some(copy(&dx)), 2.0, &dy, &w).unwrap();
+            close(&what, &got, &want, tolerance);
+
+            for into in [Into::Overwrite, Into::Add] {
+                let (mut got, mut want) = (copy(&dw), copy(&dw));
+                gpu::matmul::weight_grad(&m, p, &mut got, into, 0.5, &dy, &x).unwrap();
+                matmul::weight_grad(exact, &mut want, into, 0.5, &dy, &x).unwrap();
+                close(&what, &got, &want, tolerance);
+            }
+        }
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub mod activation;
 pub mod attention;
 pub mod embedding;
 pub mod head;
+pub mod matmul;
 pub mod optimizer;
 pub mod rms_norm;
 pub mod rope;
@@ -79,6 +80,12 @@ pub trait Machine: Send + Sync {
     /// # Errors
     /// When the kernel cannot be started.
     fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg<'_>]) -> Result<()>;
+
+    /// A product of matrices, in its turn among the launches.
+    ///
+    /// # Errors
+    /// As [`Machine::launch`].
+    fn gemm(&self, product: &matmul::Gemm<'_>) -> Result<()>;
 }
 
 impl Grid {

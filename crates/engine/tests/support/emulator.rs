@@ -12,6 +12,7 @@ use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
 use engine::error::{Error, Result};
+use engine::ops::gpu::matmul::{Gemm, Operand};
 use engine::ops::gpu::{Arg, Grid, Kernel, Machine};
 use engine::tensor::{update, view};
 
@@ -87,6 +88,44 @@ impl Machine for Emulator {
             }
         }
         Ok(())
+    }
+
+    /// As BLAS describes it, with sums in f64.
+    fn gemm(&self, product: &Gemm<'_>) -> Result<()> {
+        let [m, n, k] = product.sizes.map(|size| size as usize);
+        let (a, b) = (Columns::new(&product.a, m, k)?, Columns::new(&product.b, k, n)?);
+        update(product.c, |c| {
+            assert_eq!(c.len(), m * n, "{product:?}");
+            for (at, c) in c.iter_mut().enumerate() {
+                let (i, j) = (at % m, at / m);
+                let sum: f64 = (0..k).map(|l| a.at(i, l) * b.at(l, j)).sum();
+                let before = if product.beta == 0.0 { 0.0 } else { product.beta * *c };
+                *c = product.alpha * sum as f32 + before;
+            }
+        })
+    }
+}
+
+/// op(x) of an operand.
+struct Columns {
+    numbers: Vec<f64>,
+    transposed: bool,
+    stride: usize,
+}
+
+impl Columns {
+    fn new(of: &Operand<'_>, rows: usize, columns: usize) -> Result<Self> {
+        assert!(of.tensor.is_contiguous(), "a product was given a strided tensor");
+        let numbers = of.tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+        let (high, wide) = if of.transposed { (columns, rows) } else { (rows, columns) };
+        let stride = of.stride as usize;
+        assert!(stride >= high && stride * (wide - 1) + high <= numbers.len(), "{of:?}");
+        Ok(Self { numbers, transposed: of.transposed, stride })
+    }
+
+    fn at(&self, row: usize, column: usize) -> f64 {
+        let (row, column) = if self.transposed { (column, row) } else { (row, column) };
+        self.numbers[column * self.stride + row]
     }
 }
 

@@ -35,6 +35,9 @@ pub fn backward(
     scale: f32,
     dx_td: &Tensor,
 ) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
     let dx = dense(dx_td)?;
     *dtable_vd = dense(dtable_vd)?;
     let (_, d) = dtable_vd.dims2()?;
