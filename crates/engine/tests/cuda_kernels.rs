@@ -8,7 +8,7 @@
 #[path = "support/emulator.rs"]
 mod emulator;
 
-use candle_core::Tensor;
+use candle_core::{Shape, Tensor};
 use emulator::Emulator;
 use engine::ops::activation::Gate;
 use engine::ops::attention::Attention;
@@ -27,7 +27,7 @@ const EXACT: f64 = 1e-6;
 /// Of sums over rows, keys and the vocabulary.
 const SUMS: f64 = 1e-5;
 
-fn random(seed: u64, shape: impl Into<candle_core::Shape>) -> Tensor {
+fn random(seed: u64, shape: impl std::convert::Into<Shape>) -> Tensor {
     let shape = shape.into();
     let mut data = vec![0f32; shape.elem_count()];
     Stream::new(seed, Purpose::InitWeights, 0, 0).fill_normal(&mut data, 1.0);

@@ -14,7 +14,7 @@ use crate::tensor::{Place, on_host, place, view};
 /// # Errors
 /// When a gradient cannot be read.
 pub fn grad_norm(params: &Params, grads: &Grads) -> Result<f64> {
-    let grads: Vec<&Tensor> = params.trained().filter_map(|id| grads.get(id)).collect();
+    let grads: Vec<&Tensor> = params.trained().into_iter().filter_map(|id| grads.get(id)).collect();
     if let Some(Place::Gpu(m)) = grads.first().map(|grad| place(grad)) {
         return Ok(gpu::optimizer::square_sums(&*m, &grads)?.iter().sum::<f64>().sqrt());
     }

@@ -121,9 +121,10 @@ fn product(
         return Ok(());
     }
     if inner == 0 {
-        return Ok(if into == Into::Overwrite {
-            to.zero_set()?
-        });
+        if into == Into::Overwrite {
+            to.zero_set()?;
+        }
+        return Ok(());
     }
     let given = |(tensor, _): Side<'_>| -> Result<Tensor> {
         let tensor = dense(tensor)?;
