@@ -8,7 +8,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 use engine::error::{Error, Result};
@@ -198,6 +198,11 @@ fn write_back(tensor: &Tensor, bytes: &[u8]) -> Result<()> {
 
 /// The kernels as a program, compiled once for their text.
 fn compiled() -> Option<PathBuf> {
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    PROGRAM.get_or_init(compile).clone()
+}
+
+fn compile() -> Option<PathBuf> {
     let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
     if Command::new(&compiler).arg("--version").output().is_err() {
         eprintln!("left out: no C++ compiler ({}) to run the kernels with", compiler.display());
