@@ -16,8 +16,11 @@ use super::gpu::matmul::{Gemm, Operand};
 use super::gpu::{Arg, Grid, Kernel, Machine};
 use crate::error::{Error, Result};
 
-/// The machines of the devices seen so far; `None`: too old for the kernels.
-static MACHINES: Mutex<Vec<(DeviceId, Option<Arc<dyn Machine>>)>> = Mutex::new(Vec::new());
+/// A device and its machine; `None`: it is too old for the kernels.
+type Known = (DeviceId, Option<Arc<dyn Machine>>);
+
+/// The devices seen so far.
+static MACHINES: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
 /// A file's PTX for (8.x, 9.x and above).
 macro_rules! ptx {
