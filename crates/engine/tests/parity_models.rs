@@ -220,12 +220,13 @@ fn five_lora_steps_from_a_peft_adapter() {
     });
 }
 
-/// The same tests once more, every operation composed of candle's: what a GPU would compute.
+/// The same tests once more, every operation composed of candle's.
 #[test]
 fn all_of_it_composed() {
     again(COMPOSED);
 }
 
+/// And once more with the CUDA kernels, run by `support/emulator.rs`.
 #[test]
 fn all_of_it_as_a_gpu_would() {
     if emulator::Emulator::start(false).is_some() {

@@ -9,6 +9,7 @@
 // a buffer or of the scratch memory (the next page is not mapped), a barrier that not all threads reach. Scratch
 // memory starts as NaN, so that reading it too early shows.
 
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -70,7 +71,8 @@ struct Guarded {
 enum class State { Ready, InWarp, InBlock, Done };
 
 struct Fiber {
-    ucontext_t context;
+    bool begun;      // it has a stack, and stands at `here`
+    jmp_buf here;
     State state;
     unsigned exchanges;  // how many there were: two slots take turns
     char slots[2][8];
@@ -81,7 +83,7 @@ constexpr unsigned MOST_THREADS = 1024;
 constexpr size_t STACK = 128 << 10;
 
 std::vector<Fiber> fibers(MOST_THREADS);
-ucontext_t scheduler;
+jmp_buf scheduler;
 unsigned running;
 const struct Body* body;
 
@@ -90,15 +92,35 @@ struct Body {
     virtual ~Body() = default;
 };
 
+// Fibers change places by setjmp and longjmp: unlike swapcontext these do not ask the kernel, which would take most
+// of the time. (The program is compiled without the checks of longjmp, which know of one stack only.)
 void wait(State until) {
     Fiber& fiber = fibers[running];
     fiber.state = until;
-    swapcontext(&fiber.context, &scheduler);
+    if (_setjmp(fiber.here) == 0) _longjmp(scheduler, 1);
 }
 
+// A fiber does its thread's part of one block after the other, of one launch after the other.
 void enter() {
-    body->run();
-    wait(State::Done);
+    for (;;) {
+        body->run();
+        wait(State::Done);
+    }
+}
+
+// Runs fiber `running` until it waits.
+void resume(char* stacks) {
+    Fiber& fiber = fibers[running];
+    if (_setjmp(scheduler) != 0) return;
+    if (fiber.begun) _longjmp(fiber.here, 1);
+    fiber.begun = true;
+    ucontext_t start;
+    getcontext(&start);
+    start.uc_stack.ss_sp = stacks + running * STACK;
+    start.uc_stack.ss_size = STACK;
+    start.uc_link = nullptr;
+    makecontext(&start, enter, 0);
+    setcontext(&start);
 }
 
 // Lets go who waits for others that are all there; false where nobody can go on.
@@ -118,14 +140,8 @@ bool release(unsigned threads) {
 
 void run_block(unsigned threads, bool backwards, char* stacks) {
     for (unsigned t = 0; t < threads; t++) {
-        Fiber& fiber = fibers[t];
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = stacks + t * STACK;
-        fiber.context.uc_stack.ss_size = STACK;
-        fiber.context.uc_link = &scheduler;
-        fiber.state = State::Ready;
-        fiber.exchanges = 0;
-        makecontext(&fiber.context, enter, 0);
+        fibers[t].state = State::Ready;
+        fibers[t].exchanges = 0;
     }
     unsigned done = 0;
     while (done < threads) {
@@ -133,7 +149,7 @@ void run_block(unsigned threads, bool backwards, char* stacks) {
             running = backwards ? threads - 1 - i : i;
             if (fibers[running].state != State::Ready) continue;
             threadIdx = {running, 0, 0};
-            swapcontext(&scheduler, &fibers[running].context);
+            resume(stacks);
             done += fibers[running].state == State::Done;
         }
         if (done < threads && !release(threads)) fail("threads wait for others that do not come");
