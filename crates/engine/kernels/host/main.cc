@@ -123,36 +123,37 @@ void resume(char* stacks) {
     setcontext(&start);
 }
 
-// Lets go who waits for others that are all there; false where nobody can go on.
-bool release(unsigned threads) {
-    bool any = false, all_in_block = true;
-    for (unsigned t = 0; t < threads; t++) all_in_block &= fibers[t].state == State::InBlock;
-    for (unsigned warp = 0; warp < threads; warp += WARP_LANES) {
-        bool all_in_warp = true;
-        for (unsigned t = warp; t < warp + WARP_LANES; t++) all_in_warp &= fibers[t].state == State::InWarp;
-        for (unsigned t = warp; (all_in_warp || all_in_block) && t < warp + WARP_LANES; t++) {
-            fibers[t].state = State::Ready;
-            any = true;
-        }
+// Whether all of some threads wait in the same way; then they go on.
+bool release(State from, unsigned first, unsigned past) {
+    for (unsigned t = first; t < past; t++) {
+        if (fibers[t].state != from) return false;
     }
-    return any;
+    for (unsigned t = first; t < past; t++) fibers[t].state = State::Ready;
+    return true;
 }
 
+// Each warp runs as far ahead of the others as it can: what may go wrong without a barrier goes wrong.
 void run_block(unsigned threads, bool backwards, char* stacks) {
     for (unsigned t = 0; t < threads; t++) {
         fibers[t].state = State::Ready;
         fibers[t].exchanges = 0;
     }
+    const unsigned warps = threads / WARP_LANES;
     unsigned done = 0;
     while (done < threads) {
-        for (unsigned i = 0; i < threads; i++) {
-            running = backwards ? threads - 1 - i : i;
-            if (fibers[running].state != State::Ready) continue;
-            threadIdx = {running, 0, 0};
-            resume(stacks);
-            done += fibers[running].state == State::Done;
+        for (unsigned w = 0; w < warps; w++) {
+            const unsigned first = (backwards ? warps - 1 - w : w) * WARP_LANES;
+            do {
+                for (unsigned i = 0; i < WARP_LANES; i++) {
+                    running = first + (backwards ? WARP_LANES - 1 - i : i);
+                    if (fibers[running].state != State::Ready) continue;
+                    threadIdx = {running, 0, 0};
+                    resume(stacks);
+                    done += fibers[running].state == State::Done;
+                }
+            } while (release(State::InWarp, first, first + WARP_LANES));
         }
-        if (done < threads && !release(threads)) fail("threads wait for others that do not come");
+        if (done < threads && !release(State::InBlock, 0, threads)) fail("threads wait for others that do not come");
     }
 }
 
