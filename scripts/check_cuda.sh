@@ -59,7 +59,10 @@ for arch in sm_80 sm_90; do
         fi
         awk -v arch="$arch" '/Function properties for/ { name = $NF }
             /spill stores/ { spills = $5 + $9 }
-            /Used [0-9]+ registers/ { sub(/.*Used /, ""); printf "%s %-32s %3d registers, %d bytes spilled\n", arch, name, $1, spills }' \
+            /Used [0-9]+ registers/ {
+                sub(/.*Used /, "")
+                printf "%s %-32s %3d registers, %d bytes spilled\n", arch, name, $1, spills
+            }' \
             "$scratch/said"
     done
 done

@@ -52,7 +52,8 @@ cross_entropy(float* z, double* costs, const unsigned* targets, int v, int objec
     const double weight = objective == DFT ? exp(-plain) : 1.0;
     const float factor = static_cast<float>(scale * weight / total);
     const float at_target = static_cast<float>(scale * (objective == SMOOTHED ? 1.0 - smooth : weight));
-    const float everywhere = objective == SMOOTHED ? static_cast<float>(scale * (smooth / static_cast<double>(v))) : 0.0f;
+    const double share = objective == SMOOTHED ? smooth / static_cast<double>(v) : 0.0;
+    const float everywhere = static_cast<float>(scale * share);
     for (int i = threadIdx.x; i < v; i += blockDim.x) {
         float grad = expf(row[i] - peak) * factor - everywhere;
         if (i == target) grad -= at_target;

@@ -60,7 +60,11 @@ struct Guarded {
         data = base + mapped - page - bytes;
     }
     Guarded(const Guarded&) = delete;
-    Guarded(Guarded&& other) noexcept { std::swap(base, other.base), std::swap(data, other.data), std::swap(mapped, other.mapped); }
+    Guarded(Guarded&& other) noexcept {
+        std::swap(base, other.base);
+        std::swap(data, other.data);
+        std::swap(mapped, other.mapped);
+    }
     ~Guarded() {
         if (base) munmap(base, mapped);
     }

@@ -1,7 +1,7 @@
 //! Products of matrices on a GPU: a linear layer's three, as one call of BLAS each, which adds to what is there.
 //!
-//! BLAS counts columns first: a row-major [r, c] is its [c, r]. So `to = x y` is asked for as `toᵀ = yᵀ xᵀ`, and no
-//! number moves. With [`Precision::Bf16`] the operands are rounded to bf16; sums and results are f32.
+//! BLAS counts columns first: a row-major [r, c] is its [c, r]. So `to = x y` is asked for as `toᵀ = yᵀ xᵀ`,
+//! and no number moves. With [`Precision::Bf16`] the operands are rounded to bf16; sums and results are f32.
 //! Shapes as in [`crate::ops::matmul`].
 
 use candle_core::{DType, Tensor};
