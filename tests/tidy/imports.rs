@@ -78,11 +78,15 @@ const RULES: &[Rule] = &[
 const USES_ENGINE: &[&str] =
     &["src/worker.rs", "src/worker/", "src/cli.rs", "src/cli/", "src/library.rs", "src/library/"];
 
+/// Besides jobs: what starts a browser or an editor, and what calls nvcc while the GPU build is made.
+const STARTS_PROCESSES: &[&str] =
+    &["src/jobs/", "src/cli.rs", "src/cli/", "crates/engine/build.rs"];
+
 /// (word, the only files of the program that may name it, why).
 const SOLE_USERS: &[(&str, &[&str], &str)] = &[
     ("engine::", USES_ENGINE, "only worker, cli and library name the engine"),
     ("SystemTime::now", &["src/clock.rs", "crates/run/src/"], "ask the Clock"),
-    ("Command::new", &["src/jobs/", "src/cli.rs", "src/cli/"], "only jobs starts processes"),
+    ("Command::new", STARTS_PROCESSES, "only jobs starts processes"),
 ];
 
 /// A string that starts like this, whatever its case, is SQL.

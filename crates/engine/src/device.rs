@@ -1,7 +1,7 @@
 //! Where a run computes: the CPU, or in a build with the feature `cuda` the first NVIDIA GPU.
 //!
-//! On a GPU every operation of [`crate::ops`] is composed of candle's, whose products are cuBLAS's.
-//! What has no composed form stays on the CPU, and the run says so.
+//! On a GPU the operations of [`crate::ops`] are kernels of our own ([`crate::ops::gpu`]) or composed of
+//! candle's, whose products are cuBLAS's. What has neither form stays on the CPU, and the run says so.
 
 use candle_core::Device;
 use run::config::Config;
@@ -55,7 +55,7 @@ fn only_on_cpu(config: &Config) -> Option<String> {
 
 #[cfg(feature = "cuda")]
 fn gpu() -> candle_core::Result<Device> {
-    Device::new_cuda(0)
+    crate::ops::cuda::first_gpu()
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -2,8 +2,9 @@
 //!
 //! One file an op. Each holds the composed form in candle tensor operations (runs on any device and
 //! is the reference in tests), the CPU kernel on slices, and a check of the gradients against
-//! candle's autograd and finite differences. On a CPU tensor the kernel runs, elsewhere the composed
-//! form. Operands that an op may overwrite are taken by value.
+//! candle's autograd and finite differences. On a CPU tensor the kernel runs, on a GPU that of [`gpu`]
+//! where there is one, elsewhere the composed form ([`crate::tensor::place`]). Operands that an op may
+//! overwrite are taken by value.
 //!
 //! Shape letters: t = tokens of a micro-batch (rows concatenated, no padding), d = hidden size,
 //! i = intermediate size, h = query heads, g = key/value heads, k = head dim, v = vocabulary,
@@ -13,7 +14,10 @@ pub mod activation;
 pub mod attention;
 pub mod bf16;
 pub(crate) mod columns;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod embedding;
+pub mod gpu;
 pub mod head;
 pub mod matmul;
 pub mod matrix;

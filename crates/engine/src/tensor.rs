@@ -10,25 +10,71 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::ops::gpu::Machine;
 
 static COMPOSED: AtomicBool = AtomicBool::new(false);
+static EMULATED: OnceLock<Arc<dyn Machine>> = OnceLock::new();
 
-/// Whether every operation is composed of candle's from now on, in the whole process: what a GPU would
-/// compute, on any machine.
+/// Whether every operation is composed of candle's from now on, in the whole process, on any machine.
 pub fn compose_everything(on: bool) {
     COMPOSED.store(on, Ordering::Relaxed);
 }
 
-/// Whether this crate's kernels compute with `tensor`: it is in this machine's memory. Elsewhere
-/// operations are composed of candle's.
+/// Computes with `machine` what a GPU would, from now on, in the whole process: tensors stay in this machine's
+/// memory. For tests. False where there is such a machine already.
+pub fn emulate(machine: Arc<dyn Machine>) -> bool {
+    EMULATED.set(machine).is_ok()
+}
+
+/// What computes an operation.
+pub enum Place {
+    /// This crate's CPU kernels: the tensor is in this machine's memory.
+    Host,
+    /// The kernels of [`crate::ops::gpu`].
+    Gpu(Arc<dyn Machine>),
+    /// Candle's operations, which the operation is composed of.
+    Composed,
+}
+
+/// What computes with `tensor`.
+#[must_use]
+pub fn place(tensor: &Tensor) -> Place {
+    place_of(tensor.device())
+}
+
+/// What computes with tensors of `device`: the one place that decides.
+#[must_use]
+pub fn place_of(device: &Device) -> Place {
+    if COMPOSED.load(Ordering::Relaxed) {
+        return Place::Composed;
+    }
+    match device {
+        Device::Cpu => EMULATED.get().cloned().map_or(Place::Host, Place::Gpu),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            crate::ops::cuda::machine(device).map_or(Place::Composed, Place::Gpu)
+        }
+        _ => Place::Composed,
+    }
+}
+
+/// Whether this crate's CPU kernels compute with `tensor`. Elsewhere what [`crate::ops::gpu`] has no kernels for is
+/// composed of candle's operations.
 #[must_use]
 pub fn on_host(tensor: &Tensor) -> bool {
-    tensor.device().is_cpu() && !COMPOSED.load(Ordering::Relaxed)
+    tensor.device().is_cpu() && matches!(place(tensor), Place::Host)
+}
+
+/// Whether an operation that is given a tensor to write to writes there. A composed one makes another tensor.
+#[must_use]
+pub fn writes_in_place(tensor: &Tensor) -> bool {
+    !matches!(place(tensor), Place::Composed)
 }
 
 /// A CPU tensor's elements, borrowed for reading.

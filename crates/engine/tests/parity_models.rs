@@ -4,10 +4,13 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "support/emulator.rs"]
+mod emulator;
 #[path = "support/shared.rs"]
 mod shared;
 
 use std::path::Path;
+use std::sync::{Arc, Once};
 
 use candle_core::Device;
 use engine::batch::{Batch, IGNORE, Sequence};
@@ -23,8 +26,12 @@ use engine::optim::rule::{Rate, Rule, State};
 use engine::tensor::view;
 use serde_json::Value;
 
-/// Set in the process that tries everything composed.
-const COMPOSED: &str = "TALLOW_TEST_COMPOSED";
+/// Set in the processes that do it all once more: [`COMPOSED`], or [`EMULATED`].
+const AGAIN: &str = "TALLOW_TEST_PLACE";
+/// Everything composed of candle's operations.
+const COMPOSED: &str = "composed";
+/// As on a GPU: its kernels emulated, the rest composed.
+const EMULATED: &str = "emulated";
 
 const CASES: [&str; 8] = [
     "llama-gqa",
@@ -37,10 +44,21 @@ const CASES: [&str; 8] = [
     "gemma3",
 ];
 
+/// Does nothing but in a process of [`again`].
+fn choose_place() {
+    static CHOSEN: Once = Once::new();
+    CHOSEN.call_once(|| match std::env::var(AGAIN).as_deref() {
+        Ok(COMPOSED) => engine::tensor::compose_everything(true),
+        Ok(EMULATED) => {
+            let machine = emulator::Emulator::start(false).unwrap();
+            assert!(engine::tensor::emulate(Arc::new(machine)));
+        }
+        _ => {}
+    });
+}
+
 fn decoder(dir: &Path) -> Decoder {
-    if std::env::var_os(COMPOSED).is_some() {
-        engine::tensor::compose_everything(true);
-    }
+    choose_place();
     let config = ModelConfig::from_file(&dir.join("config.json")).unwrap();
     let weights = read_folder(dir, &config, Dtype::F32).unwrap().weights;
     Decoder::new(config, weights, &Device::Cpu).unwrap()
@@ -202,13 +220,25 @@ fn five_lora_steps_from_a_peft_adapter() {
     });
 }
 
-/// The same tests once more, every operation composed of candle's: what a GPU would compute.
+/// The same tests once more, every operation composed of candle's.
 #[test]
 fn all_of_it_composed() {
+    again(COMPOSED);
+}
+
+/// And once more with the CUDA kernels, run by `support/emulator.rs`.
+#[test]
+fn all_of_it_as_a_gpu_would() {
+    if emulator::Emulator::start(false).is_some() {
+        again(EMULATED);
+    }
+}
+
+fn again(place: &str) {
     let again = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--skip", "all_of_it_composed"])
-        .env(COMPOSED, "1")
+        .args(["--skip", "all_of_it"])
+        .env(AGAIN, place)
         .output()
         .unwrap();
-    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stdout));
+    assert!(again.status.success(), "{place}: {}", String::from_utf8_lossy(&again.stdout));
 }

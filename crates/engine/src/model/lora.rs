@@ -17,7 +17,7 @@ use super::store::{ParamId, Params, Role};
 use super::weights::{Data, Weights};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Stream};
-use crate::tensor::on_host;
+use crate::tensor::writes_in_place;
 
 /// How adapters are made.
 #[derive(Clone, Debug, PartialEq)]
@@ -240,8 +240,7 @@ pub fn merge(decoder: &mut Decoder) -> Result<()> {
                 dora::merge(&w, decoder.params.value(dora.magnitude))?;
             }
             let weight = decoder.params.value(linear.weight);
-            if !on_host(weight) {
-                // Only the kernels add in place.
+            if !writes_in_place(weight) {
                 weight.slice_set(&w, 0, 0)?;
             }
         }

@@ -21,7 +21,7 @@ use super::weights::{Data, Dtype};
 use crate::error::{Error, Result};
 use crate::linalg;
 use crate::ops::matmul::{self, Into, Precision};
-use crate::tensor::from_vec;
+use crate::tensor::{from_vec, writes_in_place};
 
 /// The folder with the first matrices, in the run's folder.
 pub const INITIAL: &str = "pissa_init";
@@ -147,6 +147,9 @@ impl Initial {
             let mut w = decoder.params.value(weight).clone();
             let b_t = part.b.t()?.contiguous()?;
             matmul::weight_grad(Precision::F32, &mut w, Into::Add, -scale, &b_t, &part.a)?;
+            if !writes_in_place(&w) {
+                decoder.params.value(weight).slice_set(&w, 0, 0)?;
+            }
         }
         for block in &mut decoder.blocks {
             for (_, linear) in block.linears_mut() {

@@ -8,8 +8,9 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::ops::gpu;
 use crate::simd::{CHUNK, sigmoid, tanh, with_simd};
-use crate::tensor::{filled, from_vec, on_host, update, view};
+use crate::tensor::{Place, filled, from_vec, place, update, view};
 
 /// Which function gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,10 @@ impl Gate {
     /// # Errors
     /// When the tensors cannot be read.
     pub fn forward(self, gate_ti: &Tensor, up_ti: &Tensor) -> Result<Tensor> {
-        if !on_host(gate_ti) {
-            return self.forward_composed(gate_ti, up_ti);
+        match place(gate_ti) {
+            Place::Host => {}
+            Place::Gpu(m) => return gpu::activation::forward(&*m, self, gate_ti, up_ti),
+            Place::Composed => return self.forward_composed(gate_ti, up_ti),
         }
         let (gate, up) = (view(gate_ti)?, view(up_ti)?);
         let out = match self {
@@ -47,8 +50,10 @@ impl Gate {
         up_ti: Tensor,
         da_ti: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
-        if !on_host(&gate_ti) {
-            return self.backward_composed(&gate_ti, &up_ti, da_ti);
+        match place(&gate_ti) {
+            Place::Host => {}
+            Place::Gpu(m) => return gpu::activation::backward(&*m, self, &gate_ti, &up_ti, da_ti),
+            Place::Composed => return self.backward_composed(&gate_ti, &up_ti, da_ti),
         }
         let da = view(da_ti)?;
         update(&gate_ti, |gate| {
@@ -70,10 +75,16 @@ impl Gate {
         up_ti: Tensor,
         da_ti: Tensor,
     ) -> Result<(Tensor, Tensor, Tensor)> {
-        if !on_host(&gate_ti) {
-            let a = self.forward_composed(&gate_ti, &up_ti)?;
-            let (dgate, dup) = self.backward_composed(&gate_ti, &up_ti, &da_ti)?;
-            return Ok((dgate, dup, a));
+        match place(&gate_ti) {
+            Place::Host => {}
+            Place::Gpu(m) => {
+                return gpu::activation::backward_and_forward(&*m, self, &gate_ti, &up_ti, &da_ti);
+            }
+            Place::Composed => {
+                let a = self.forward_composed(&gate_ti, &up_ti)?;
+                let (dgate, dup) = self.backward_composed(&gate_ti, &up_ti, &da_ti)?;
+                return Ok((dgate, dup, a));
+            }
         }
         update(&gate_ti, |gate| {
             update(&up_ti, |up| {

@@ -14,9 +14,10 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::ops::columns::Columns;
+use crate::ops::gpu;
 use crate::ops::matmul::{Into, Mat, Precision, Threads, product};
 use crate::simd::{exp, max, sum, tanh, with_simd};
-use crate::tensor::{from_vec, on_host, view};
+use crate::tensor::{Place, from_vec, place, view};
 
 pub mod composed;
 mod decode;
@@ -77,8 +78,14 @@ impl Attention {
         offsets: &[usize],
     ) -> Result<Saved> {
         let t = self.check(q_thk, k_tgk, v_tgk, offsets)?;
-        if !on_host(q_thk) {
-            return composed::forward(self, q_thk, k_tgk, v_tgk, offsets);
+        match place(q_thk) {
+            Place::Host => {}
+            Place::Gpu(m) if gpu::attention::supports(self) => {
+                return gpu::attention::forward(&*m, self, q_thk, k_tgk, v_tgk, offsets);
+            }
+            Place::Gpu(_) | Place::Composed => {
+                return composed::forward(self, q_thk, k_tgk, v_tgk, offsets);
+            }
         }
         let (q, k, v) = (view(q_thk)?, view(k_tgk)?, view(v_tgk)?);
         let width = self.heads * self.head_dim;
@@ -112,8 +119,15 @@ impl Attention {
         offsets: &[usize],
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let t = self.check(q_thk, k_tgk, v_tgk, offsets)?;
-        if !on_host(q_thk) {
-            return composed::backward(self, do_thk, q_thk, k_tgk, v_tgk, saved, offsets);
+        match place(q_thk) {
+            Place::Host => {}
+            Place::Gpu(m) if gpu::attention::supports(self) => {
+                let (q, k, v) = (q_thk, k_tgk, v_tgk);
+                return gpu::attention::backward(&*m, self, do_thk, q, k, v, saved, offsets);
+            }
+            Place::Gpu(_) | Place::Composed => {
+                return composed::backward(self, do_thk, q_thk, k_tgk, v_tgk, saved, offsets);
+            }
         }
         let (q, k, v) = (view(q_thk)?, view(k_tgk)?, view(v_tgk)?);
         let (dy, o, lse) = (view(do_thk)?, view(&saved.o_thk)?, view(&saved.lse_th)?);

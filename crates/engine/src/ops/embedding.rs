@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::tensor::{from_vec, on_host, update, view};
+use crate::ops::gpu;
+use crate::tensor::{Place, from_vec, place, update, view};
 
 /// Rows `ids` of `table_vd`, times `scale` (sqrt(d) for Gemma, otherwise 1): [t, d].
 ///
@@ -12,9 +13,13 @@ use crate::tensor::{from_vec, on_host, update, view};
 pub fn forward(table_vd: &Tensor, ids: &[u32], scale: f32) -> Result<Tensor> {
     let (v, d) = table_vd.dims2()?;
     check_ids(ids, v)?;
-    if !on_host(table_vd) {
-        let index = Tensor::new(ids, table_vd.device())?;
-        return Ok((table_vd.index_select(&index, 0)? * f64::from(scale))?);
+    match place(table_vd) {
+        Place::Host => {}
+        Place::Gpu(m) => return gpu::embedding::forward(&*m, table_vd, ids, scale),
+        Place::Composed => {
+            let index = Tensor::new(ids, table_vd.device())?;
+            return Ok((table_vd.index_select(&index, 0)? * f64::from(scale))?);
+        }
     }
     let table = view(table_vd)?;
     let mut out = Vec::with_capacity(ids.len() * d);
@@ -32,10 +37,14 @@ pub fn forward(table_vd: &Tensor, ids: &[u32], scale: f32) -> Result<Tensor> {
 pub fn backward(dtable_vd: &mut Tensor, ids: &[u32], scale: f32, dx_td: &Tensor) -> Result<()> {
     let (v, d) = dtable_vd.dims2()?;
     check_ids(ids, v)?;
-    if !on_host(dx_td) {
-        let index = Tensor::new(ids, dx_td.device())?;
-        *dtable_vd = dtable_vd.index_add(&index, &(dx_td * f64::from(scale))?, 0)?;
-        return Ok(());
+    match place(dx_td) {
+        Place::Host => {}
+        Place::Gpu(m) => return gpu::embedding::backward(&*m, dtable_vd, ids, scale, dx_td),
+        Place::Composed => {
+            let index = Tensor::new(ids, dx_td.device())?;
+            *dtable_vd = dtable_vd.index_add(&index, &(dx_td * f64::from(scale))?, 0)?;
+            return Ok(());
+        }
     }
     let dx = view(dx_td)?;
     update(dtable_vd, |table| {

@@ -10,10 +10,11 @@ use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::ops::gpu;
 use crate::ops::matmul::{self, Into, Precision};
 use crate::ops::matrix::Matrix;
 use crate::simd::{exp, max, sum, tanh, with_simd};
-use crate::tensor::{from_vec, on_host, update, view};
+use crate::tensor::{Place, from_vec, on_host, place, update, view};
 
 /// Logits (chunk x v) that one chunk may hold.
 const CHUNK_LOGITS: usize = 8 << 20;
@@ -144,8 +145,10 @@ impl Head {
         let Some(cap) = self.softcap else {
             return Ok(z);
         };
-        if !on_host(&z) {
-            return Ok(((z / f64::from(cap))?.tanh()? * f64::from(cap))?);
+        match place(&z) {
+            Place::Host => {}
+            Place::Gpu(m) => return gpu::head::softcap(&*m, &z, cap),
+            Place::Composed => return Ok(((z / f64::from(cap))?.tanh()? * f64::from(cap))?),
         }
         update(&z, |z| {
             z.par_chunks_mut(crate::simd::CHUNK).for_each(|z| {
@@ -165,8 +168,10 @@ impl Head {
         targets: &[u32],
         scale: Option<f32>,
     ) -> Result<(Loss, Tensor)> {
-        if !on_host(&z_nv) {
-            return self.cross_entropy_composed(&z_nv, targets, scale);
+        match place(&z_nv) {
+            Place::Host => {}
+            Place::Gpu(m) => return gpu::head::cross_entropy(&*m, self, &z_nv, targets, scale),
+            Place::Composed => return self.cross_entropy_composed(&z_nv, targets, scale),
         }
         let (_, v) = z_nv.dims2()?;
         let head = *self;

@@ -11,8 +11,9 @@ use gemm::Parallelism;
 
 use super::bf16::{self, Limbs};
 use super::columns::Columns;
+use super::gpu;
 use crate::error::{Error, Result};
-use crate::tensor::{from_vec, on_host, update, view};
+use crate::tensor::{Place, from_vec, place, update, view};
 
 /// What a product does with what is in its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,8 +239,10 @@ fn pool(flops: usize) -> Parallelism {
 pub fn forward(precision: Precision, x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
     let ((t, d), (o, d_w)) = (x_td.dims2()?, w_od.dims2()?);
     same("input features", d, d_w)?;
-    if !on_host(x_td) {
-        return Ok(x_td.matmul(&w_od.t()?)?);
+    match place(x_td) {
+        Place::Host => {}
+        Place::Gpu(m) => return gpu::matmul::forward(&*m, precision, x_td, w_od),
+        Place::Composed => return Ok(x_td.matmul(&w_od.t()?)?),
     }
     let (x, w) = (view(x_td)?, view(w_od)?);
     let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
@@ -259,9 +262,15 @@ pub fn forward_add(
 ) -> Result<Tensor> {
     let ((t, d), (o, d_w)) = (x_td.dims2()?, w_od.dims2()?);
     same("input features", d, d_w)?;
-    if !on_host(x_td) {
-        let product = x_td.matmul(&w_od.t()?)?;
-        return Ok((y_to + (product * f64::from(scale))?)?);
+    match place(x_td) {
+        Place::Host => {}
+        Place::Gpu(m) => {
+            return gpu::matmul::forward_add(&*m, precision, &y_to, scale, x_td, w_od);
+        }
+        Place::Composed => {
+            let product = x_td.matmul(&w_od.t()?)?;
+            return Ok((y_to + (product * f64::from(scale))?)?);
+        }
     }
     let (x, w) = (view(x_td)?, view(w_od)?);
     let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
@@ -282,12 +291,19 @@ pub fn input_grad(
 ) -> Result<Tensor> {
     let ((t, o), (o_w, d)) = (dy_to.dims2()?, w_od.dims2()?);
     same("output features", o, o_w)?;
-    if !on_host(dy_to) {
-        let product = (dy_to.matmul(w_od)? * f64::from(scale))?;
-        return Ok(match dx_td {
-            Some(dx) => (dx + product)?,
-            None => product,
-        });
+    match place(dy_to) {
+        Place::Host => {}
+        Place::Gpu(m) => {
+            let dx = dx_td.as_ref();
+            return gpu::matmul::input_grad(&*m, precision, dx, scale, dy_to, w_od);
+        }
+        Place::Composed => {
+            let product = (dy_to.matmul(w_od)? * f64::from(scale))?;
+            return Ok(match dx_td {
+                Some(dx) => (dx + product)?,
+                None => product,
+            });
+        }
     }
     let (dy, w) = (view(dy_to)?, view(w_od)?);
     let (a, b) = (Mat::new(&dy, t, o, o), Mat::new(&w, o, d, d));
@@ -312,13 +328,19 @@ pub fn weight_grad(
 ) -> Result<()> {
     let ((t, o), (t_x, d)) = (dy_to.dims2()?, x_td.dims2()?);
     same("tokens", t, t_x)?;
-    if !on_host(dy_to) {
-        let product = (dy_to.t()?.matmul(x_td)? * f64::from(scale))?;
-        *dw_od = match into {
-            Into::Overwrite => product,
-            Into::Add => (&*dw_od + product)?,
-        };
-        return Ok(());
+    match place(dy_to) {
+        Place::Host => {}
+        Place::Gpu(m) => {
+            return gpu::matmul::weight_grad(&*m, precision, dw_od, into, scale, dy_to, x_td);
+        }
+        Place::Composed => {
+            let product = (dy_to.t()?.matmul(x_td)? * f64::from(scale))?;
+            *dw_od = match into {
+                Into::Overwrite => product,
+                Into::Add => (&*dw_od + product)?,
+            };
+            return Ok(());
+        }
     }
     let (dy, x) = (view(dy_to)?, view(x_td)?);
     let (a, b) = (Mat::new(&dy, t, o, o).t(), Mat::new(&x, t, d, d));

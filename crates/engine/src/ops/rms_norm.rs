@@ -8,8 +8,9 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::ops::gpu;
 use crate::simd::{LANES, sum2, with_simd};
-use crate::tensor::{filled, from_vec, on_host, update, view};
+use crate::tensor::{Place, filled, from_vec, place, update, view};
 
 /// Rows of one task. Fixed: the weight gradient is summed per task, then over tasks in order.
 const ROWS: usize = 32;
@@ -30,8 +31,10 @@ impl RmsNorm {
     /// When the weight's length does not divide the width of x.
     pub fn forward(&self, x_td: &Tensor, w_d: &Tensor) -> Result<(Tensor, Tensor)> {
         let d = width(x_td, w_d)?;
-        if !on_host(x_td) {
-            return self.forward_composed(x_td, w_d);
+        match place(x_td) {
+            Place::Host => {}
+            Place::Gpu(m) => return gpu::rms_norm::forward(&*m, self, x_td, w_d),
+            Place::Composed => return self.forward_composed(x_td, w_d),
         }
         let (x, w) = (view(x_td)?, view(w_d)?);
         let (y, rstd) = filled(x.len(), ROWS * d, |i, y| {
@@ -73,8 +76,14 @@ impl RmsNorm {
         rstd_t: &Tensor,
     ) -> Result<Tensor> {
         let d = width(x_td, w_d)?;
-        if !on_host(x_td) {
-            return self.backward_composed(dx_td, dw_d, dy_td, x_td, w_d, rstd_t);
+        match place(x_td) {
+            Place::Host => {}
+            Place::Gpu(m) => {
+                return gpu::rms_norm::backward(&*m, self, &dx_td, dw_d, dy_td, x_td, w_d, rstd_t);
+            }
+            Place::Composed => {
+                return self.backward_composed(dx_td, dw_d, dy_td, x_td, w_d, rstd_t);
+            }
         }
         let (dy, x, w, rstd) = (view(dy_td)?, view(x_td)?, view(w_d)?, view(rstd_t)?);
         let want_dw = dw_d.is_some();

@@ -5,12 +5,15 @@
 //! rotary part pass through (Phi-3's partial rotary).
 //! Source: Su et al., "RoFormer", 2021; layout of transformers' `apply_rotary_pos_emb`.
 
+use std::sync::OnceLock;
+
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::ops::gpu::{self, Machine};
 use crate::simd::with_simd;
-use crate::tensor::{on_host, update};
+use crate::tensor::{Place, place, update};
 
 /// Tokens of one task.
 const ROWS: usize = 32;
@@ -30,6 +33,8 @@ pub struct Angles {
     cos: Vec<f32>,
     sin: Vec<f32>,
     half: usize,
+    /// cos and sin on the GPU, from the first use there: every layer turns by the same angles.
+    on_gpu: OnceLock<(Tensor, Tensor)>,
 }
 
 impl Angles {
@@ -45,7 +50,7 @@ impl Angles {
                 (sin as f32 * scaling, cos as f32 * scaling)
             })
             .unzip();
-        Self { cos, sin, half: inv_freq.len() }
+        Self { cos, sin, half: inv_freq.len(), on_gpu: OnceLock::new() }
     }
 
     /// Turns every head of `x_thk` ([t, heads * head_dim]) and returns it.
@@ -53,8 +58,10 @@ impl Angles {
     /// # Errors
     /// When the tensor cannot be written.
     pub fn apply(&self, x_thk: Tensor, head_dim: usize, direction: Direction) -> Result<Tensor> {
-        if !on_host(&x_thk) {
-            return self.apply_composed(&x_thk, head_dim, direction);
+        match place(&x_thk) {
+            Place::Host => {}
+            Place::Gpu(m) => return self.apply_gpu(&*m, &x_thk, head_dim, direction),
+            Place::Composed => return self.apply_composed(&x_thk, head_dim, direction),
         }
         let (_, width) = x_thk.dims2()?;
         let (half, sign) = (self.half, sign(direction));
@@ -80,6 +87,17 @@ impl Angles {
                 });
         })?;
         Ok(x_thk)
+    }
+
+    fn apply_gpu(&self, m: &dyn Machine, x: &Tensor, k: usize, way: Direction) -> Result<Tensor> {
+        let tables = match self.on_gpu.get() {
+            Some(tables) => tables,
+            None => {
+                let made = gpu::rope::tables(m, &self.cos, &self.sin)?;
+                self.on_gpu.get_or_init(|| made)
+            }
+        };
+        gpu::rope::apply(m, x, tables, k, sign(way))
     }
 
     fn apply_composed(&self, x_thk: &Tensor, head_dim: usize, way: Direction) -> Result<Tensor> {

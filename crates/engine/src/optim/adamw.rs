@@ -8,9 +8,10 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::ops::gpu;
 use crate::optim::rule::{Rate, Slots, Spec};
 use crate::simd::{CHUNK, with_simd};
-use crate::tensor::{on_host, update, view};
+use crate::tensor::{Place, place, update, view};
 
 /// Constants of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,9 +48,16 @@ impl AdamW {
         rate: Rate,
     ) -> Result<()> {
         let kernel = self.kernel(slots.step, clip, rate);
-        if !on_host(param) {
-            let Kernel { step_size, root, decay, .. } = kernel;
-            return self.update_composed(param, grad, slots, clip, (step_size, root, decay));
+        match place(param) {
+            Place::Host => {}
+            Place::Gpu(m) => {
+                let moments = (slots.get(M)?, slots.get(V)?);
+                return gpu::optimizer::adamw(&*m, &kernel, param, moments, grad);
+            }
+            Place::Composed => {
+                let Kernel { step_size, root, decay, .. } = kernel;
+                return self.update_composed(param, grad, slots, clip, (step_size, root, decay));
+            }
         }
         let g = view(grad)?;
         let (m, v) = (slots.get(M)?, slots.get(V)?);
@@ -68,7 +76,8 @@ impl AdamW {
     }
 
     /// What update number `step` does to a slice.
-    pub(super) fn kernel(&self, step: u64, clip: f32, rate: Rate) -> Kernel {
+    #[must_use]
+    pub fn kernel(&self, step: u64, clip: f32, rate: Rate) -> Kernel {
         let t = step as f64;
         Kernel {
             b1: self.beta1 as f32,
@@ -106,8 +115,8 @@ impl AdamW {
 }
 
 /// The constants of one update, in f32.
-#[derive(Clone, Copy)]
-pub(super) struct Kernel {
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
     b1: f32,
     c1: f32,
     b2: f32,
@@ -120,6 +129,12 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
+    /// b1, c1, b2, c2, eps, step_size, root, decay, clip: what a GPU's kernel is given.
+    pub(crate) fn constants(&self) -> [f32; 9] {
+        let Self { b1, c1, b2, c2, eps, step_size, root, decay, clip } = *self;
+        [b1, c1, b2, c2, eps, step_size, root, decay, clip]
+    }
+
     /// Moves the parameter `p` and its moments along the gradient `g`.
     pub(super) fn run(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
         let Self { b1, c1, b2, c2, eps, step_size, root, decay, clip } = *self;

@@ -1,20 +1,25 @@
 //! Norm of the gradient, and the factor that clips it.
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::model::store::{Grads, Params};
+use crate::ops::gpu;
 use crate::simd::{CHUNK, sum_sq, with_simd};
-use crate::tensor::{on_host, view};
+use crate::tensor::{Place, on_host, place, view};
 
 /// Euclidean norm over all gradients: squares are summed in f64 by fixed chunks, in order.
 ///
 /// # Errors
 /// When a gradient cannot be read.
 pub fn grad_norm(params: &Params, grads: &Grads) -> Result<f64> {
+    let grads: Vec<&Tensor> = params.trained().into_iter().filter_map(|id| grads.get(id)).collect();
+    if let Some(Place::Gpu(m)) = grads.first().map(|grad| place(grad)) {
+        return Ok(gpu::optimizer::square_sums(&*m, &grads)?.iter().sum::<f64>().sqrt());
+    }
     let mut total = 0f64;
-    for id in params.trained() {
-        let Some(grad) = grads.get(id) else { continue };
+    for grad in grads {
         if !on_host(grad) {
             total += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
             continue;

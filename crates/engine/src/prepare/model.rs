@@ -22,6 +22,7 @@ use crate::model::weights::{Dtype, Weights, read_folder, read_folder_quantised};
 use crate::observer::Observer;
 use crate::ops::bf16;
 use crate::ops::matmul::Precision;
+use crate::tensor::{Place, place_of};
 use crate::vocabulary::Resize;
 
 /// A model that is ready to train.
@@ -103,8 +104,8 @@ pub(super) fn load(
     Ok(Loaded { decoder, lora, pissa })
 }
 
-/// What products are computed in. Only bf16 has units of its own in CPUs; where nothing of what was
-/// asked for has a use, the log says so.
+/// What products are computed in. Only bf16 has units of its own that are used; where nothing of what
+/// was asked for has a use, the log says so.
 fn precision(
     config: &Config,
     device: &Device,
@@ -115,8 +116,12 @@ fn precision(
         return Ok(Precision::F32);
     };
     let kept = "weights that are trained or changed, gradients and moments stay in f32";
-    if half == Half::Bf16 && device.is_cpu() && bf16::available() {
-        let unit = bf16::unit_name();
+    let unit = match place_of(device) {
+        Place::Host if bf16::available() => Some(bf16::unit_name()),
+        Place::Gpu(_) => Some("tensor cores"),
+        _ => None,
+    };
+    if let (Half::Bf16, Some(unit)) = (half, unit) {
         io.say(format!("bf16: products of bf16 operands ({unit}) with sums in f32; {kept}."))?;
         return Ok(Precision::Bf16);
     }
