@@ -154,17 +154,17 @@ impl Plan {
         };
         match self.target {
             Target::FourBit { kind, double } => {
-                let mut builder = FourBitBuilder::new(kind, cols, double);
+                let mut builder = FourBitBuilder::new(kind, cols, double).room_for(rows);
                 fill(&mut |rows| builder.push(rows))?;
                 builder.finish()
             }
             Target::Eight => {
-                let mut builder = Q8Builder::new(cols);
+                let mut builder = Q8Builder::new(cols).room_for(rows);
                 fill(&mut |rows| builder.push(rows))?;
                 builder.finish()
             }
             Target::Half(half) => {
-                let mut builder = HalfBuilder::new(half, cols);
+                let mut builder = HalfBuilder::new(half, cols).room_for(rows);
                 fill(&mut |rows| builder.push(rows))?;
                 builder.finish()
             }

@@ -150,6 +150,13 @@ impl FourBitBuilder {
         Self { kind, double, cols: cols.max(1), bytes: Vec::new(), scales: Vec::new() }
     }
 
+    /// Takes the memory for `rows` rows at once: a weight that grows is copied each time it outgrows its place.
+    #[must_use]
+    pub fn room_for(mut self, rows: usize) -> Self {
+        self.bytes.reserve_exact(rows * self.cols / 2);
+        self
+    }
+
     /// Appends whole rows; whether all their numbers are finite.
     #[must_use]
     pub fn push(&mut self, rows: &[f32]) -> bool {

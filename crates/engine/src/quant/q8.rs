@@ -26,6 +26,13 @@ impl Q8Builder {
         Self { cols: cols.max(1), bytes: Vec::new() }
     }
 
+    /// Takes the memory for `rows` rows at once: a weight that grows is copied each time it outgrows its place.
+    #[must_use]
+    pub fn room_for(mut self, rows: usize) -> Self {
+        self.bytes.reserve_exact(rows * self.cols / BLOCK * BYTES);
+        self
+    }
+
     /// Appends whole rows; whether all their numbers are finite.
     #[must_use]
     pub fn push(&mut self, rows: &[f32]) -> bool {
