@@ -61,7 +61,7 @@ __device__ inline void forward(float* o, float* lse, const float* q, const float
             for (int j = 0; j < COLUMNS; j++) {
                 const int query = tile.from + row_of(i), key = from + column_of(j);
                 const bool seen = key < to && sees(s, query, key);
-                score[i][j] = seen ? capped(s, score[i][j] * s.scale) : -INFINITY;
+                score[i][j] = seen ? capped(score[i][j] * s.scale, s.softcap) : -INFINITY;
             }
         }
         join_softmax<D, R>(score, out, best, total);
@@ -84,9 +84,9 @@ struct Weight {
     float p, factor;
 };
 __device__ inline Weight weight_of(const Shape& s, float dot, float lse) {
-    const float score = capped(s, dot * s.scale);
+    const float score = capped(dot * s.scale, s.softcap);
     const float p = expf(score - lse);
-    return {p, p * s.scale * cap_slope(s, score)};
+    return {p, p * s.scale * cap_slope(score, s.softcap)};
 }
 
 template <int D, int R>

@@ -62,13 +62,6 @@ __device__ inline bool sees(const Shape& s, int query, int key) {
     return key <= query && (s.window == 0 || query - key < s.window);
 }
 
-__device__ inline float capped(const Shape& s, float score) {
-    return s.softcap > 0.0f ? s.softcap * tanhf(score / s.softcap) : score;
-}
-__device__ inline float cap_slope(const Shape& s, float score) {
-    return s.softcap > 0.0f ? 1.0f - (score / s.softcap) * (score / s.softcap) : 1.0f;
-}
-
 // Copies TOKENS x COLS of `from`, from column `column` on, to scratch memory; 0 where there is nothing.
 template <int TOKENS, int COLS>
 __device__ inline void stage_rows(float* to, int to_stride, const Rows& from, int column, int head_dim) {

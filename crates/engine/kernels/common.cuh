@@ -30,6 +30,12 @@ __device__ inline long long this_thread() {
 }
 __device__ inline long long all_threads() { return static_cast<long long>(gridDim.x) * blockDim.x; }
 
+// x soft-capped, and the slope of that where it has become x; a cap of 0 is none.
+__device__ inline float capped(float x, float cap) { return cap > 0.0f ? cap * tanhf(x / cap) : x; }
+__device__ inline float cap_slope(float x, float cap) {
+    return cap > 0.0f ? 1.0f - (x / cap) * (x / cap) : 1.0f;
+}
+
 // Sum and maximum over `Width` neighbouring lanes; each of them gets it.
 template <int Width, class T>
 __device__ inline T lanes_sum(T x) {

@@ -10,14 +10,9 @@
 constexpr int SMOOTHED = 1;
 constexpr int DFT = 2;
 
-// 1 - (x / cap)^2: the slope of cap * tanh(. / cap) where it is x.
-__device__ inline float cap_slope(float x, float cap) {
-    return cap > 0.0f ? 1.0f - (x / cap) * (x / cap) : 1.0f;
-}
-
 KERNEL(256)
 softcap(float* z, long long n, float cap) {
-    for (long long i = this_thread(); i < n; i += all_threads()) z[i] = cap * tanhf(z[i] / cap);
+    for (long long i = this_thread(); i < n; i += all_threads()) z[i] = capped(z[i], cap);
 }
 
 KERNEL(256)

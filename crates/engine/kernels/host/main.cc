@@ -26,12 +26,10 @@
 #include "../activation.cu"
 #include "../attention.cu"
 #include "../embedding.cu"
+#include "../head.cu"
 #include "../optimizer.cu"
 #include "../rms_norm.cu"
 #include "../rope.cu"
-namespace head_file {  // its `cap_slope` has attention's name
-#include "../head.cu"
-}
 
 Index threadIdx, blockIdx, blockDim, gridDim;
 void* shared_memory;
@@ -218,7 +216,7 @@ const std::map<std::string, Make> kernels = {
     ENTRY(rms_norm_forward), ENTRY(rms_norm_backward), ENTRY(rms_norm_weight_parts), ENTRY(rms_norm_weight_sum),
     ENTRY(rope), ENTRY(gate_forward), ENTRY(gate_backward), ENTRY(gate_backward_and_forward),
     ENTRY(attention_delta), ATTENTION_ENTRIES(64), ATTENTION_ENTRIES(128), ATTENTION_ENTRIES(256),
-    {"softcap", make<head_file::softcap>}, {"cross_entropy", make<head_file::cross_entropy>},
+    ENTRY(softcap), ENTRY(cross_entropy),
     ENTRY(embedding_forward), ENTRY(embedding_backward), ENTRY(adamw), ENTRY(square_parts), ENTRY(square_total),
 };
 
