@@ -71,12 +71,6 @@ pub fn on_host(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && matches!(place(tensor), Place::Host)
 }
 
-/// Whether an operation that is given a tensor to write to writes there. A composed one makes another tensor.
-#[must_use]
-pub fn writes_in_place(tensor: &Tensor) -> bool {
-    !matches!(place(tensor), Place::Composed)
-}
-
 /// A CPU tensor's elements, borrowed for reading.
 pub struct View<'a> {
     storage: candle_core::StorageRef<'a>,

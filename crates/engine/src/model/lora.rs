@@ -16,8 +16,8 @@ use super::linear::{Linear, Lora};
 use super::store::{ParamId, Params, Role};
 use super::weights::{Data, Weights};
 use crate::error::{Error, Result};
+use crate::ops::matmul::{self, Into, Precision};
 use crate::rng::{Purpose, Stream};
-use crate::tensor::writes_in_place;
 
 /// How adapters are made.
 #[derive(Clone, Debug, PartialEq)]
@@ -226,22 +226,10 @@ pub fn merge(decoder: &mut Decoder) -> Result<()> {
                 continue;
             };
             let (a, b) = (decoder.params.value(lora.a), decoder.params.value(lora.b));
-            let mut w = decoder.params.value(linear.weight).clone();
-            let b_t = b.t()?.contiguous()?;
-            crate::ops::matmul::weight_grad(
-                crate::ops::matmul::Precision::F32,
-                &mut w,
-                crate::ops::matmul::Into::Add,
-                lora.scale,
-                &b_t,
-                a,
-            )?;
-            if let Some(dora) = &lora.dora {
-                dora::merge(&w, decoder.params.value(dora.magnitude))?;
-            }
             let weight = decoder.params.value(linear.weight);
-            if !writes_in_place(weight) {
-                weight.slice_set(&w, 0, 0)?;
+            add_product(weight, lora.scale, a, b)?;
+            if let Some(dora) = &lora.dora {
+                dora::merge(weight, decoder.params.value(dora.magnitude))?;
             }
         }
     }
@@ -259,6 +247,15 @@ pub fn merge(decoder: &mut Decoder) -> Result<()> {
         decoder.params.value(embed).slice_set(&table, 0, 0)?;
     }
     Ok(())
+}
+
+/// `w_od += scale * b_or a_rd`, in w's place.
+///
+/// # Errors
+/// When the shapes do not fit, or the product fails.
+pub(super) fn add_product(w_od: &Tensor, scale: f32, a_rd: &Tensor, b_or: &Tensor) -> Result<()> {
+    let b_ro = b_or.t()?.contiguous()?;
+    matmul::weight_grad(Precision::F32, &mut w_od.clone(), Into::Add, scale, &b_ro, a_rd)
 }
 
 /// Trains the adapters and the whole modules, and nothing else.

@@ -16,12 +16,11 @@ use super::adapter_file::{read_tensors, save_adapter};
 use super::decoder::Decoder;
 use super::dora::Dora;
 use super::linear::Linear;
-use super::lora::{Init, LoraConfig, PREFIX, Part, adapters};
+use super::lora::{Init, LoraConfig, PREFIX, Part, adapters, add_product};
 use super::weights::{Data, Dtype};
 use crate::error::{Error, Result};
 use crate::linalg;
-use crate::ops::matmul::{self, Into, Precision};
-use crate::tensor::{from_vec, writes_in_place};
+use crate::tensor::from_vec;
 
 /// The folder with the first matrices, in the run's folder.
 pub const INITIAL: &str = "pissa_init";
@@ -144,12 +143,7 @@ impl Initial {
         let scale = lora.scale();
         let weights: Vec<_> = linears(decoder).into_iter().map(|(_, l)| l.weight).collect();
         for (part, weight) in self.0.iter().zip(weights) {
-            let mut w = decoder.params.value(weight).clone();
-            let b_t = part.b.t()?.contiguous()?;
-            matmul::weight_grad(Precision::F32, &mut w, Into::Add, -scale, &b_t, &part.a)?;
-            if !writes_in_place(&w) {
-                decoder.params.value(weight).slice_set(&w, 0, 0)?;
-            }
+            add_product(decoder.params.value(weight), -scale, &part.a, &part.b)?;
         }
         for block in &mut decoder.blocks {
             for (_, linear) in block.linears_mut() {

@@ -335,11 +335,11 @@ pub fn weight_grad(
         }
         Place::Composed => {
             let product = (dy_to.t()?.matmul(x_td)? * f64::from(scale))?;
-            *dw_od = match into {
+            let sum = match into {
                 Into::Overwrite => product,
                 Into::Add => (&*dw_od + product)?,
             };
-            return Ok(());
+            return Ok(dw_od.slice_set(&sum, 0, 0)?);
         }
     }
     let (dy, x) = (view(dy_to)?, view(x_td)?);
