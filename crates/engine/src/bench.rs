@@ -138,13 +138,12 @@ fn measure(
     Ok(Bench { start_s, steps: measured, shapes, threads, params, precision })
 }
 
-/// The costs of the next step's micro-batches.
+/// The costs of the next step's passes.
 fn costs(run: &mut Run<'_>, order: &mut EpochOrder, io: &mut dyn Observer) -> Result<Vec<Cost>> {
-    let rows = run.plan.micro_batches(run.state.step, order);
-    run.fetch(&rows, io)?;
+    let passes = run.passes(order, io)?;
     let Prepared { decoder, train, .. } = &run.prepared;
     let cost = |rows: &Vec<usize>| Ok(flops::of(decoder, &Batch::new(train.pick(rows)?)));
-    rows.iter().map(cost).collect()
+    passes.iter().map(cost).collect()
 }
 
 /// Operations a second of these products, each as often as it was counted. Of many numbers of tokens, as a

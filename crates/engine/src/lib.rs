@@ -40,6 +40,7 @@ pub mod model;
 pub mod observer;
 pub mod ops;
 pub mod optim;
+pub mod passes;
 pub mod plan;
 pub mod predict;
 pub mod prepare;

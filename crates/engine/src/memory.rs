@@ -63,6 +63,12 @@ pub fn layers_again(config: &ModelConfig, layers: usize, tokens: usize, budget: 
     (all.saturating_sub(budget).div_ceil(each) as usize).min(layers)
 }
 
+/// Tokens of which all layers are kept within `budget` bytes.
+#[must_use]
+pub fn tokens_kept(config: &ModelConfig, budget: u64) -> usize {
+    (budget / (config.num_hidden_layers as u64 * layer_token(config)).max(1)) as usize
+}
+
 /// Bytes that a layer keeps of each token.
 fn layer_token(config: &ModelConfig) -> u64 {
     let (d, i) = (config.hidden_size, config.intermediate_size);
@@ -144,6 +150,8 @@ mod tests {
             assert_eq!(layers_again(&config, layers, 10, budget), expected, "{layers} {budget}");
         }
         assert_eq!(room(&config, 10, 1), 0);
+        assert_eq!(tokens_kept(&config, 4 * layer), 10);
+        assert_eq!(tokens_kept(&config, 4 * layer - 1), 9);
         assert!(per_token(&config, Keep::Within(0)) < per_token(&config, Keep::Intermediates));
     }
 }

@@ -4,6 +4,8 @@
 //! transformers': micro-batches an epoch = ceil(rows / batch), updates an epoch = ceil of those /
 //! accumulation (the last update of an epoch may be smaller), epoch = micro-batches seen.
 
+use std::ops::Range;
+
 use run::config::Config;
 use run::fields::SamplingStrategy;
 
@@ -14,6 +16,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     rows: usize,
+    /// Tokens of each row; none where they are not known beforehand.
+    lengths: Vec<usize>,
     batch: usize,
     accumulation: usize,
     batches_per_epoch: usize,
@@ -31,13 +35,22 @@ pub struct Plan {
 enum Order {
     Shuffled { seed: u64 },
     Sequential,
-    Grouped { lengths: Vec<usize>, seed: u64 },
+    Grouped { seed: u64 },
 }
 
-/// The permutation of the epoch at hand.
+/// The epoch at hand.
 #[derive(Clone, Debug, Default)]
 pub struct EpochOrder {
-    held: Option<(u64, Vec<usize>)>,
+    held: Option<Epoch>,
+}
+
+#[derive(Clone, Debug)]
+struct Epoch {
+    number: u64,
+    /// The permutation.
+    rows: Vec<usize>,
+    /// Tokens of the largest micro-batch up to each; none where they are not known.
+    largest: Vec<usize>,
 }
 
 impl Plan {
@@ -73,16 +86,16 @@ impl Plan {
             _ if config.streaming => Order::Sequential,
             SamplingStrategy::Sequential => Order::Sequential,
             SamplingStrategy::Random => Order::Shuffled { seed: config.order_seed() },
-            SamplingStrategy::GroupByLength => {
-                Order::Grouped { lengths: lengths.to_vec(), seed: config.seed }
-            }
+            SamplingStrategy::GroupByLength => Order::Grouped { seed: config.seed },
         };
+        let lengths = if config.streaming { Vec::new() } else { lengths.to_vec() };
         let epochs = match config.max_steps > 0 {
             true => (total_steps as f64 / updates_per_epoch as f64).ceil(),
             false => config.num_train_epochs,
         };
         Ok(Self {
             rows,
+            lengths,
             batch,
             accumulation,
             batches_per_epoch,
@@ -96,13 +109,27 @@ impl Plan {
     /// Rows of each micro-batch of `step` (0-based).
     #[must_use]
     pub fn micro_batches(&self, step: u64, order: &mut EpochOrder) -> Vec<Vec<usize>> {
-        let (epoch, update) = (step / self.updates_per_epoch, step % self.updates_per_epoch);
-        let from = update as usize * self.accumulation;
-        let to = (from + self.accumulation).min(self.batches_per_epoch);
-        let rows = order.of(self, epoch);
-        (from..to)
+        let (epoch, batches) = self.batches(step);
+        let rows = &order.of(self, epoch).rows;
+        batches
             .map(|b| rows[b * self.batch..((b + 1) * self.batch).min(rows.len())].to_vec())
             .collect()
+    }
+
+    /// Tokens of the largest micro-batch of the epoch up to `step` (0-based); 0 where lengths are not known
+    /// beforehand.
+    #[must_use]
+    pub fn largest_yet(&self, step: u64, order: &mut EpochOrder) -> usize {
+        let (epoch, batches) = self.batches(step);
+        let largest = &order.of(self, epoch).largest;
+        batches.last().and_then(|b| largest.get(b)).copied().unwrap_or(0)
+    }
+
+    /// The epoch of `step`, and its micro-batches in it.
+    fn batches(&self, step: u64) -> (u64, Range<usize>) {
+        let (epoch, update) = (step / self.updates_per_epoch, step % self.updates_per_epoch);
+        let from = update as usize * self.accumulation;
+        (epoch, from..(from + self.accumulation).min(self.batches_per_epoch))
     }
 
     /// Micro-batches before `step` (0-based): the counter of dropout streams.
@@ -134,18 +161,30 @@ impl Plan {
 }
 
 impl EpochOrder {
-    fn of(&mut self, plan: &Plan, epoch: u64) -> &[usize] {
-        if self.held.as_ref().is_none_or(|(held, _)| *held != epoch) {
-            let rows = match &plan.order {
-                Order::Shuffled { seed } => epoch_order(plan.rows, *seed, epoch),
-                Order::Sequential => (0..plan.rows).collect(),
-                Order::Grouped { lengths, seed } => {
-                    grouped_order(lengths, plan.batch * plan.accumulation, *seed, epoch)
-                }
-            };
-            self.held = Some((epoch, rows));
-        }
-        self.held.as_ref().map_or(&[], |(_, rows)| rows)
+    fn of(&mut self, plan: &Plan, number: u64) -> &Epoch {
+        let held = self.held.take().filter(|epoch| epoch.number == number);
+        self.held.insert(held.unwrap_or_else(|| Epoch::new(plan, number)))
+    }
+}
+
+impl Epoch {
+    fn new(plan: &Plan, number: u64) -> Self {
+        let rows = match plan.order {
+            Order::Shuffled { seed } => epoch_order(plan.rows, seed, number),
+            Order::Sequential => (0..plan.rows).collect(),
+            Order::Grouped { seed } => {
+                grouped_order(&plan.lengths, plan.batch * plan.accumulation, seed, number)
+            }
+        };
+        let tokens = |rows: &[usize]| rows.iter().filter_map(|row| plan.lengths.get(*row)).sum();
+        let batches = rows.chunks(plan.batch).map(tokens);
+        let largest = batches
+            .scan(0, |most, tokens: usize| {
+                *most = tokens.max(*most);
+                Some(*most)
+            })
+            .collect();
+        Self { number, rows, largest }
     }
 }
 
@@ -183,6 +222,19 @@ mod tests {
         let fixed = Config { max_steps: 7, ..config(2, 2, 1.0) };
         assert_eq!(Plan::new(&fixed, &[1; 100]).unwrap().total_steps, 7);
         assert!(Plan::new(&config(1, 1, 1.0), &[]).is_err());
+    }
+
+    #[test]
+    fn the_largest_micro_batch_yet_is_this_epochs() {
+        let sequential =
+            |streaming| Config { disable_shuffling: true, streaming, ..config(2, 2, 2.0) };
+        let lengths = [1, 2, 5, 1, 3, 3, 1, 1, 9];
+        for (streaming, expected) in [(false, [6, 6, 9, 6, 6, 9]), (true, [0; 6])] {
+            let plan = Plan::new(&sequential(streaming), &lengths).unwrap();
+            let mut order = EpochOrder::default();
+            let got: Vec<usize> = (0..6).map(|step| plan.largest_yet(step, &mut order)).collect();
+            assert_eq!(got, expected, "streaming: {streaming}");
+        }
     }
 
     #[test]

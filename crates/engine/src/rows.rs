@@ -113,12 +113,17 @@ impl Rows {
     /// # Errors
     /// When one of them was not fetched: a bug.
     pub fn pick(&self, numbers: &[usize]) -> Result<Vec<&Sequence>> {
-        let find = |number: usize| match self {
+        let missing = |number| Error::Internal(format!("row {number} is not in memory"));
+        numbers.iter().map(|n| self.get(*n).ok_or_else(|| missing(*n))).collect()
+    }
+
+    /// A row by its number, if it is in memory.
+    #[must_use]
+    pub fn get(&self, number: usize) -> Option<&Sequence> {
+        match self {
             Self::Held(rows) => rows.get(number),
             Self::Streamed(rows) => rows.held.get(number.checked_sub(rows.first)?),
-        };
-        let missing = |number| Error::Internal(format!("row {number} is not in memory"));
-        numbers.iter().map(|n| find(*n).ok_or_else(|| missing(*n))).collect()
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! One optimiser step: micro-batches, gradient norm, the finite check, the update.
+//! One optimiser step: passes over its rows, gradient norm, the finite check, the update.
 //!
-//! The loss is the sum of cross-entropy over all micro-batches divided by the labels in all of
+//! The loss is the sum of cross-entropy over all passes divided by the labels in all of
 //! them (transformers >= 4.46). Nothing is updated when loss or norm is not finite.
 
 use crate::batch::{Batch, Sequence};
@@ -56,19 +56,19 @@ pub enum Updated {
     NoLabels,
 }
 
-/// Trains on `micro_batches` with learning rate `lr`.
+/// Trains on the rows of `passes`, each of which is computed at once, with learning rate `lr`.
 ///
 /// # Errors
 /// When ids lie outside the vocabulary or a tensor operation fails.
 pub fn run(
     decoder: &Decoder,
     optimiser: &mut Optimiser,
-    micro_batches: &[Vec<&Sequence>],
+    passes: &[Vec<&Sequence>],
     lr: f64,
     keep: Keep,
     mode: impl Fn(u64) -> Mode,
 ) -> Result<Measured> {
-    let rows = || micro_batches.iter().flatten();
+    let rows = || passes.iter().flatten();
     let labels: u64 = rows().map(|r| r.label_count() as u64).sum();
     let tokens: u64 = rows().map(|r| r.input_ids.len() as u64).sum();
     let mut measured =
@@ -82,7 +82,7 @@ pub fn run(
     let scale = (1.0 / labels as f64) as f32;
     optimiser.grads.clear();
     let mut sum = 0f64;
-    for (m, rows) in micro_batches.iter().enumerate() {
+    for (m, rows) in passes.iter().enumerate() {
         let batch = Batch::new(rows.iter().copied());
         let loss = decoder.train_step(&batch, &mut optimiser.grads, scale, keep, mode(m as u64))?;
         sum += loss.sum;

@@ -23,7 +23,7 @@ use crate::report::{self, Reporter};
 use crate::state::State;
 use crate::step::{self, Measured, Optimiser, Updated};
 use crate::watch::Rules;
-use crate::{finish, memory, method, sample};
+use crate::{finish, memory, method, passes, sample};
 
 /// Steps in a row that may be refused for a loss or gradient that is not finite.
 const REFUSALS: u32 = 3;
@@ -250,31 +250,50 @@ impl<'a> Run<'a> {
     ) -> Result<(Measured, f64)> {
         self.choose_block(io)?;
         let before = self.state.step;
-        let rows = self.plan.micro_batches(before, order);
+        let passes = self.passes(order, io)?;
         let scheduled = self.config.learning_rate * self.schedule.factor(before);
         let lr = self.state.watch.lr(scheduled);
-        self.fetch(&rows, io)?;
-        let measured = self.step(&rows, lr)?;
+        let measured = self.step(&passes, lr)?;
         self.refuse_or_go_on(&measured, io)?;
         Ok((measured, lr))
     }
 
-    /// Has the rows of a step in memory, and tells what was wrong with any.
-    pub(crate) fn fetch(&mut self, rows: &[Vec<usize>], io: &mut dyn Observer) -> Result<()> {
-        let Prepared { train, tokenizer, template, .. } = &mut self.prepared;
-        let lines = train.fetch(rows, tokenizer.as_ref().zip(template.as_ref()))?;
-        lines.into_iter().try_for_each(|line| io.warn(line))
+    /// The rows of the next step in memory, as they are computed together; tells what was wrong with any.
+    pub(crate) fn passes(
+        &mut self,
+        order: &mut EpochOrder,
+        io: &mut dyn Observer,
+    ) -> Result<Vec<Vec<usize>>> {
+        let step = self.state.step;
+        let mut parts = self.plan.micro_batches(step, order);
+        let Prepared { train, tokenizer, template, decoder, .. } = &mut self.prepared;
+        let lines = train.fetch(&parts, tokenizer.as_ref().zip(template.as_ref()))?;
+        lines.into_iter().try_for_each(|line| io.warn(line))?;
+        let mut room = self.plan.largest_yet(step, order);
+        if self.rows_at_once < self.config.per_device_train_batch_size {
+            parts = parts
+                .iter()
+                .flat_map(|rows| rows.chunks(self.rows_at_once))
+                .map(<[_]>::to_vec)
+                .collect();
+            room = 0;
+        }
+        // Computing layers again would cost more than a pass.
+        if let Some(mib) = self.config.activation_memory {
+            room = room.min(memory::tokens_kept(&decoder.config, (mib as u64) << 20));
+        }
+        let length = |row| train.get(row).map_or(0, |row| row.input_ids.len());
+        Ok(passes::of(&parts, length, room))
     }
 
-    fn step(&mut self, rows: &[Vec<usize>], lr: f64) -> Result<Measured> {
+    fn step(&mut self, passes: &[Vec<usize>], lr: f64) -> Result<Measured> {
         let train = &self.prepared.train;
-        let parts = rows.iter().flat_map(|rows| rows.chunks(self.rows_at_once));
-        let micro_batches: Vec<Vec<_>> =
-            parts.map(|rows| train.pick(rows)).collect::<Result<_>>()?;
+        let rows: Vec<Vec<_>> =
+            passes.iter().map(|rows| train.pick(rows)).collect::<Result<_>>()?;
         let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
         let mode = |m| Mode::Train { seed, micro_step: first + m };
         let keep = self.keep;
-        step::run(&self.prepared.decoder, &mut self.optimiser, &micro_batches, lr, keep, mode)
+        step::run(&self.prepared.decoder, &mut self.optimiser, &rows, lr, keep, mode)
     }
 
     /// BAdam: goes to the step's block, whose moments begin anew. Does nothing within a block.
