@@ -1,5 +1,6 @@
 //! Causal attention over concatenated rows: grouped queries, block-diagonal by row, optional sliding
-//! window and soft-cap. No T x T matrix exists: a task holds [64, keys] scores of one head.
+//! window and soft-cap. No T x T matrix exists: a task holds [64, keys] scores of one head. Its products are
+//! [`packed`], on the CPU's bf16 unit, or [`strided`], where f32 instructions are faster.
 //!
 //! Per row segment and head: s = scale * q kᵀ (then cap * tanh(s / cap)), p = softmax over the
 //! keys j <= i (and j > i - window), o = p v. Saved for backward: lse = log sum exp of each row of s.
@@ -13,19 +14,19 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::ops::bf16::Limbs;
 use crate::ops::columns::Columns;
 use crate::ops::gpu;
-use crate::ops::matmul::{Into, Mat, Precision, Threads, product};
-use crate::simd::{exp, max, sum, tanh, with_simd};
+use crate::ops::matmul::{Mat, Precision};
+use crate::simd::{exp, tanh};
 use crate::tensor::{Place, from_vec, place, view};
 
 pub mod composed;
 mod decode;
+mod packed;
+mod strided;
 
 pub use decode::decode;
-
-/// Query tokens of one tile.
-const TILE: usize = 64;
 
 /// What does not change from batch to batch.
 #[derive(Clone, Copy, Debug)]
@@ -53,17 +54,6 @@ pub struct Saved {
     pub lse_th: Tensor,
 }
 
-/// A tile of queries of one head in one row.
-#[derive(Clone, Copy)]
-struct Tile {
-    head: usize,
-    /// First token of the row.
-    row: usize,
-    /// First and past-the-last query token.
-    from: usize,
-    to: usize,
-}
-
 impl Attention {
     /// Output for rows that begin at `offsets[..n]` and end at `offsets[1..]`.
     ///
@@ -87,17 +77,36 @@ impl Attention {
                 return composed::forward(self, q_thk, k_tgk, v_tgk, offsets);
             }
         }
+        self.forward_here(precision.kept(), (q_thk, k_tgk, v_tgk), offsets, t)
+    }
+
+    /// On this CPU: through its bf16 unit, where `limbs` says how, else with f32 instructions.
+    fn forward_here(
+        &self,
+        limbs: Option<Limbs>,
+        (q_thk, k_tgk, v_tgk): (&Tensor, &Tensor, &Tensor),
+        offsets: &[usize],
+        t: usize,
+    ) -> Result<Saved> {
         let (q, k, v) = (view(q_thk)?, view(k_tgk)?, view(v_tgk)?);
         let width = self.heads * self.head_dim;
         let mut lse = vec![0f32; t * self.heads];
         let lse_to = Columns::new(&mut lse, self.heads);
-        let of = Inputs { precision, q: &q, k: &k, v: &v };
+        let of = Inputs { q: &q, k: &k, v: &v };
         #[expect(unsafe_code, reason = "memory that has not been written yet")]
-        // SAFETY: the tiles are every head of every token, and each overwrites its part.
+        // SAFETY: the tasks are every head of every token, and each overwrites its part.
         let o = unsafe {
             Columns::written(t, width, |to| {
-                let tiles = self.tiles(offsets);
-                tiles.into_par_iter().for_each(|tile| self.forward_tile(tile, of, to, &lse_to));
+                let to = Results { o: to, lse: &lse_to };
+                match limbs {
+                    Some(limbs) => self
+                        .tasks(offsets)
+                        .into_par_iter()
+                        .for_each(|task| packed::forward(self, limbs, task, of, to)),
+                    None => strided::tiles(self, offsets)
+                        .into_par_iter()
+                        .for_each(|tile| strided::forward(self, tile, of, to)),
+                }
             })
         };
         Ok(Saved { o_thk: from_vec(o, (t, width))?, lse_th: from_vec(lse, (t, self.heads))? })
@@ -129,33 +138,53 @@ impl Attention {
                 return composed::backward(self, do_thk, q_thk, k_tgk, v_tgk, saved, offsets);
             }
         }
+        let inputs = (q_thk, k_tgk, v_tgk);
+        self.backward_here(precision.kept(), do_thk, inputs, saved, offsets, t)
+    }
+
+    /// As [`Attention::forward_here`].
+    fn backward_here(
+        &self,
+        limbs: Option<Limbs>,
+        do_thk: &Tensor,
+        (q_thk, k_tgk, v_tgk): (&Tensor, &Tensor, &Tensor),
+        saved: &Saved,
+        offsets: &[usize],
+        t: usize,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
         let (q, k, v) = (view(q_thk)?, view(k_tgk)?, view(v_tgk)?);
         let (dy, o, lse) = (view(do_thk)?, view(&saved.o_thk)?, view(&saved.lse_th)?);
         let (width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        // One task a (row, head): its gradients of k and v are summed over its own tiles in order,
-        // and over the heads of a group below, in order.
-        let mut tasks: Vec<(usize, usize, usize)> = offsets
-            .windows(2)
-            .filter(|w| w[0] < w[1])
-            .flat_map(|w| (0..self.heads).map(move |head| (w[0], w[1], head)))
-            .collect();
-        tasks.sort_by_key(|(from, to, _)| std::cmp::Reverse(to - from));
-        let of = Inputs { precision, q: &q, k: &k, v: &v };
+        let of = Inputs { q: &q, k: &k, v: &v };
         let out = Outputs { dy: &dy, o: &o, lse: &lse };
         let mut parts = Vec::new();
         #[expect(unsafe_code, reason = "memory that has not been written yet")]
         // SAFETY: the tasks are every head of every row, and each overwrites its columns of it.
         let dq = unsafe {
             Columns::written(t, width, |to| {
-                let task = |(from, end, head)| {
-                    (from, head, self.backward_row(head, from, end, of, out, to))
+                let grads = |task: Task| match limbs {
+                    Some(limbs) => packed::backward(self, limbs, task, of, out, to),
+                    None => strided::backward(self, task, of, out, to),
                 };
-                tasks.into_par_iter().map(task).collect_into_vec(&mut parts);
+                let task = |task: Task| (task.row, task.head, grads(task));
+                self.tasks(offsets).into_par_iter().map(task).collect_into_vec(&mut parts);
             })
         };
+        // The gradients of k and v are summed over a task's own tiles in order, and over the heads of a
+        // group here, in order.
         parts.sort_by_key(|(from, head, _)| (*from, *head));
         let (dk, dv) = self.sum_groups(&parts, t);
         Ok((from_vec(dq, (t, width))?, from_vec(dk, (t, kv_width))?, from_vec(dv, (t, kv_width))?))
+    }
+
+    /// Every head of every row, the longest rows first: that balances the threads.
+    fn tasks(&self, offsets: &[usize]) -> Vec<Task> {
+        let rows = offsets.windows(2).filter(|w| w[0] < w[1]);
+        let mut tasks: Vec<Task> = rows
+            .flat_map(|w| (0..self.heads).map(move |head| Task { head, row: w[0], end: w[1] }))
+            .collect();
+        tasks.sort_by_key(|task| std::cmp::Reverse(task.end - task.row));
+        tasks
     }
 
     /// Gradients of k and v, of the parts of all rows and heads, in that order.
@@ -178,140 +207,27 @@ impl Attention {
         (dk, dv)
     }
 
-    fn tiles(&self, offsets: &[usize]) -> Vec<Tile> {
-        let mut tiles = Vec::new();
-        for row in offsets.windows(2) {
-            // Later tiles see more keys: largest first balances the threads.
-            for from in (row[0]..row[1]).step_by(TILE).rev() {
-                let to = (from + TILE).min(row[1]);
-                tiles.extend((0..self.heads).map(|head| Tile { head, row: row[0], from, to }));
-            }
-        }
-        tiles
+    /// The first key of the row that query token `i` sees.
+    #[inline(always)]
+    fn first_key(&self, i: usize, row: usize) -> usize {
+        self.window.map_or(row, |w| row.max((i + 1).saturating_sub(w)))
     }
 
-    /// First key that any query of the tile sees.
-    fn first_key(&self, tile: &Tile) -> usize {
-        self.window.map_or(tile.row, |w| tile.row.max((tile.from + 1).saturating_sub(w)))
-    }
-
-    /// Capped scores of the tile: [to - from, to - first], unseen keys not yet masked.
-    fn scores(&self, tile: &Tile, first: usize, of: Inputs<'_>) -> Vec<f32> {
-        let a = self.head_rows(of.q, self.heads, tile.head, tile.from, tile.to);
-        let b = self.head_rows(of.k, self.kv_heads, self.group(tile.head), first, tile.to);
-        let mut s = product(of.precision, Threads::One, self.scale, a, b.t());
-        if let Some(cap) = self.softcap {
-            with_simd(
-                #[inline(always)]
-                || s.iter_mut().for_each(|s| *s = cap * tanh(*s / cap)),
-            );
-        }
-        s
-    }
-
-    fn forward_tile(&self, tile: Tile, of: Inputs<'_>, o: &Columns, lse_to: &Columns) {
-        let (n, first) = (tile.to - tile.from, self.first_key(&tile));
-        let keys = tile.to - first;
-        let mut s = self.scores(&tile, first, of);
-        let mut lse = vec![0f32; n];
-        with_simd(
-            #[inline(always)]
-            || {
-                for (i, (s, lse)) in s.chunks_exact_mut(keys).zip(&mut lse).enumerate() {
-                    let (low, high) = self.seen(tile.from + i, first);
-                    let peak = max(&s[low..high]);
-                    s[..low].fill(0.0);
-                    s[high..].fill(0.0);
-                    for x in &mut s[low..high] {
-                        *x = exp(*x - peak);
-                    }
-                    let total = sum(&s[low..high]);
-                    let inverse = 1.0 / total;
-                    for x in &mut s[low..high] {
-                        *x *= inverse;
-                    }
-                    *lse = peak + total.ln();
-                }
-            },
-        );
-        let p = Mat::new(&s, n, keys, keys);
-        let b = self.head_rows(of.v, self.kv_heads, self.group(tile.head), first, tile.to);
-        let at = (tile.from, tile.head * self.head_dim);
-        #[expect(unsafe_code, reason = "parts of one matrix are written by several threads")]
-        // SAFETY: this head of these tokens is this tile's alone.
-        unsafe {
-            o.product(of.precision, Threads::One, at, Into::Overwrite, 1.0, p, b);
-            for (i, lse) in lse.iter().enumerate() {
-                lse_to.row(tile.from + i, tile.head, 1)[0] = *lse;
-            }
-        }
-    }
-
-    /// Keys (counted from `first`) that query token `i` sees.
+    /// Keys that query token `i` sees of those from `first` on, counted from there: none where it comes
+    /// before them.
     #[inline(always)]
     fn seen(&self, i: usize, first: usize) -> (usize, usize) {
+        let high = (i + 1).saturating_sub(first);
         let low = self.window.map_or(0, |w| (i + 1).saturating_sub(w).saturating_sub(first));
-        (low, i + 1 - first)
+        (low.min(high), high)
     }
 
-    /// The gradient of one head of one row: of q into its columns, of k and v by themselves.
-    fn backward_row(
-        &self,
-        head: usize,
-        row: usize,
-        end: usize,
-        of: Inputs<'_>,
-        out: Outputs<'_>,
-        dq: &Columns,
-    ) -> RowGrads {
-        let (d, Inputs { precision, q, k, v }, Outputs { dy, o, lse }) = (self.head_dim, of, out);
-        let (mut dk, mut dv) = (vec![0f32; (end - row) * d], vec![0f32; (end - row) * d]);
-        let (to_k, to_v) = (Columns::new(&mut dk, d), Columns::new(&mut dv, d));
-        let group = self.group(head);
-        for from in (row..end).step_by(TILE) {
-            let tile = Tile { head, row, from, to: (from + TILE).min(end) };
-            let (n, first) = (tile.to - from, self.first_key(&tile));
-            let keys = tile.to - first;
-            let mut p = self.scores(&tile, first, of);
-            let dy_tile = self.head_rows(dy, self.heads, head, from, tile.to);
-            let v_rows = self.head_rows(v, self.kv_heads, group, first, tile.to);
-            let mut ds = product(precision, Threads::One, 1.0, dy_tile, v_rows.t());
-            with_simd(
-                #[inline(always)]
-                || {
-                    for (i, (p, ds)) in
-                        p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate()
-                    {
-                        let token = from + i;
-                        let at = (token * self.heads + head) * d;
-                        let delta =
-                            crate::simd::sum2(&dy[at..at + d], &o[at..at + d], |a, b| a * b);
-                        let seen = self.seen(token, first);
-                        self.score_grads(p, ds, seen, lse[token * self.heads + head], delta);
-                    }
-                },
-            );
-            let (p, ds) = (Mat::new(&p, n, keys, keys), Mat::new(&ds, n, keys, keys));
-            let q_tile = self.head_rows(q, self.heads, head, from, tile.to);
-            let k_rows = self.head_rows(k, self.kv_heads, group, first, tile.to);
-            let seen = (first - row, 0);
-            #[expect(unsafe_code, reason = "parts of one matrix are written by several threads")]
-            // SAFETY: dk and dv are this task's, and so are the columns of its head in its row of dq.
-            unsafe {
-                to_v.product(precision, Threads::One, seen, Into::Add, 1.0, p.t(), dy_tile);
-                to_k.product(precision, Threads::One, seen, Into::Add, 1.0, ds.t(), q_tile);
-                dq.product(
-                    precision,
-                    Threads::One,
-                    (from, head * d),
-                    Into::Overwrite,
-                    1.0,
-                    ds,
-                    k_rows,
-                );
-            }
+    /// `cap * tanh(score / cap)` of scores that were not capped yet.
+    #[inline(always)]
+    fn cap(&self, scores: &mut [f32]) {
+        if let Some(cap) = self.softcap {
+            scores.iter_mut().for_each(|s| *s = cap * tanh(*s / cap));
         }
-        RowGrads { dk, dv }
     }
 
     /// Turns scores into probabilities and their gradients into gradients of q kᵀ, for one query.
@@ -344,6 +260,12 @@ impl Attention {
                 }
             }
         }
+    }
+
+    /// The first element of a query head's token in a [t, h*k] slice.
+    #[inline(always)]
+    fn at(&self, token: usize, head: usize) -> usize {
+        (token * self.heads + head) * self.head_dim
     }
 
     fn group(&self, head: usize) -> usize {
@@ -383,10 +305,25 @@ impl Attention {
     }
 }
 
+/// One head of one row.
+#[derive(Clone, Copy)]
+struct Task {
+    head: usize,
+    /// The row's first token, and the one past its last.
+    row: usize,
+    end: usize,
+}
+
+/// Where forward writes to.
+#[derive(Clone, Copy)]
+struct Results<'a> {
+    o: &'a Columns,
+    lse: &'a Columns,
+}
+
 /// What both directions read of the whole micro-batch.
 #[derive(Clone, Copy)]
 struct Inputs<'a> {
-    precision: Precision,
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
@@ -400,6 +337,7 @@ struct Outputs<'a> {
     lse: &'a [f32],
 }
 
+/// Gradients of k and v of one head of one row, [n, k].
 struct RowGrads {
     dk: Vec<f32>,
     dv: Vec<f32>,

@@ -33,6 +33,7 @@ mod avx512;
 mod kernel;
 mod operand;
 mod pack;
+pub(super) mod packed;
 
 /// Tiles of two panels that a group is packed for at once. The result is read and written once a stretch, which
 /// costs more than panels that come from the second cache instead of the first.

@@ -53,6 +53,16 @@ impl Precision {
             Self::F32 => cut().then_some(Limbs::Three),
         }
     }
+
+    /// How operands that stay packed for several products are given to the CPU's bf16 unit; `None`: they are
+    /// not, and products are of f32 instructions.
+    #[must_use]
+    pub fn kept(self) -> Option<Limbs> {
+        match self {
+            Self::Bf16 => Some(Limbs::One),
+            Self::F32 => bf16::carries_f32().then_some(Limbs::Three),
+        }
+    }
 }
 
 /// A matrix inside a slice: `rows` x `cols` with element strides.

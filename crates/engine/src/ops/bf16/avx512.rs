@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 };
 use std::mem::transmute;
 
-use super::kernel::{Place, TileSums};
+use super::kernel::{Panels, Place, TileSums};
 use super::pack::{Limbs, SIDE, STEP, Source, Tile};
 use super::{Form, Into};
 
@@ -312,17 +312,17 @@ const ROWS: usize = 8;
 /// As [`super::kernel::Unit::block`], a whole one.
 ///
 /// # Safety
-/// [`detected`]; two panels each; and as there.
+/// [`detected`]; panels that are as long; and as there.
 #[expect(unsafe_code, reason = "vector instructions on shared memory")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub unsafe fn block(limbs: Limbs, a: &[Tile], b: &[Tile], place: Place) {
-    let (count, each) = (limbs.count(), a.len() / 2);
+pub unsafe fn block(limbs: Limbs, a: Panels<'_>, b: Panels<'_>, place: Place) {
+    let count = limbs.count();
     for part in 0..2 * SIDE / ROWS {
         let first = part * ROWS % SIDE;
-        let a = &a[part * ROWS / SIDE * each..][..each];
+        let a = if part * ROWS < SIDE { a.0 } else { a.1 };
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        let steps = a.chunks_exact(count).zip(b[..each].chunks_exact(count));
-        for ((a, b0), b1) in steps.zip(b[each..].chunks_exact(count)) {
+        let steps = a.chunks_exact(count).zip(b.0.chunks_exact(count));
+        for ((a, b0), b1) in steps.zip(b.1.chunks_exact(count)) {
             for (i, j) in limbs.products() {
                 for pair in 0..SIDE {
                     let (b0, b1) = (right(&b0[*j], pair), right(&b1[*j], pair));

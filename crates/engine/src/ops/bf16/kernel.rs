@@ -149,18 +149,38 @@ impl Unit {
         unsafe {
             if rows.min(cols) < 2 * SIDE {
                 let sums = self.edge(limbs, each, a, b);
-                return write(&sums, (rows, cols), place);
+                return write(&sums, 2 * SIDE, (rows, cols), place);
             }
+            self.whole(limbs, Panels::of(a, each), Panels::of(b, each), place);
+        }
+    }
+
+    /// The sums of two left panels and two right ones: 32 x 32.
+    ///
+    /// # Safety
+    /// So many elements of the place are nobody else's. They may be uninitialised if they are overwritten.
+    ///
+    /// # Panics
+    /// When the panels differ in length.
+    #[expect(unsafe_code, reason = "as above")]
+    pub unsafe fn whole(&self, limbs: Limbs, a: Panels<'_>, b: Panels<'_>, place: Place) {
+        let steps = a.0.len().is_multiple_of(limbs.count());
+        assert!(steps && [a.1, b.0, b.1].iter().all(|panel| panel.len() == a.0.len()));
+        // SAFETY: the caller's promise; the panels were checked, and the unit was detected.
+        unsafe {
             match self.kernel {
                 #[cfg(target_arch = "x86_64")]
-                Kernel::Amx => {
-                    let (a, b) = (Panels::of(a, each), Panels::of(b, each));
-                    super::amx::block(limbs, a, b, place);
-                }
+                Kernel::Amx => super::amx::block(limbs, a, b, place),
                 #[cfg(target_arch = "x86_64")]
                 Kernel::Avx512 => super::avx512::block(limbs, a, b, place),
                 Kernel::Portable => {
-                    write(&self.edge(limbs, each, a, b), (rows, cols), place);
+                    for (i, a) in [a.0, a.1].into_iter().enumerate() {
+                        for (j, b) in [b.0, b.1].into_iter().enumerate() {
+                            let start = place.start.add(SIDE * (i * place.stride + j));
+                            let sums = portable(limbs, a, b);
+                            write(&sums, SIDE, (SIDE, SIDE), Place { start, ..place });
+                        }
+                    }
                 }
             }
         }
@@ -196,13 +216,13 @@ impl Unit {
     }
 }
 
-/// Writes the first rows and columns of a block's sums.
+/// Writes the first rows and columns of sums, `width` a row.
 ///
 /// # Safety
 /// As [`Unit::block`].
 #[expect(unsafe_code, reason = "as there")]
-unsafe fn write(sums: &Sums, (rows, cols): (usize, usize), place: Place) {
-    for (r, row) in sums.chunks_exact(2 * SIDE).take(rows).enumerate() {
+unsafe fn write(sums: &[f32], width: usize, (rows, cols): (usize, usize), place: Place) {
+    for (r, row) in sums.chunks_exact(width).take(rows).enumerate() {
         for (s, sum) in row.iter().take(cols).enumerate() {
             // SAFETY: the caller's promise.
             unsafe {
