@@ -68,7 +68,7 @@ mod tests {
         check(&[&[4, 4], &[2, 1], &[1, 2]], 14, &[&[0, 1, 2, 3, 4, 5]]);
         check(&[&[4, 4], &[2, 1], &[1, 2]], 100, &[&[0, 1, 2, 3, 4, 5]]);
         // parts that do not come out even are not forced
-        check(&[&[5], &[4], &[3], &[3]], 8, &[&[0, 2], &[1, 3]]);
+        check(&[&[5], &[4], &[3], &[3]], 8, &[&[0, 3], &[1, 2]]);
         check(&[&[5], &[5], &[5]], 9, &[&[0], &[1], &[2]]);
         // a micro-batch without rows, or rows without tokens
         check(&[], 4, &[]);
