@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use engine::bench::Operands;
 use engine::data::template;
 use engine::data::{DataError, RunDate};
 use engine::error::Error;
@@ -118,9 +117,7 @@ pub fn bench(config: &Config, steps: Option<u64>) -> Result<(), Failure> {
     let found = engine::bench::run(config, &around, steps, &mut io)?;
     // before the products are measured alone, which takes memory too
     let peak = peak_memory_mib();
-    let mut alone = |operands| found.ceiling_flops_per_s(config, &around, operands, &mut io);
-    let ceiling = alone(Operands::Cached)? / 1e9;
-    let from_memory = alone(Operands::InMemory)? / 1e9;
+    let ceiling = found.ceiling_flops_per_s(config, &around, &mut io)? / 1e9;
     let rate = found.flops_per_s() / 1e9;
     let mut out = io::stdout().lock();
     let tokens: u64 = found.steps.iter().map(|s| s.tokens).sum();
@@ -133,8 +130,6 @@ pub fn bench(config: &Config, steps: Option<u64>) -> Result<(), Failure> {
         "model_gflops_per_s": rate,
         "gemm_gflops_per_s": ceiling,
         "share_of_gemm": rate / ceiling,
-        "gemm_from_memory_gflops_per_s": from_memory,
-        "share_of_gemm_from_memory": rate / from_memory,
         "peak_rss_mib": peak,
         "start_s": found.start_s,
         "threads": found.threads,
@@ -148,8 +143,6 @@ pub fn bench(config: &Config, steps: Option<u64>) -> Result<(), Failure> {
          model operations          {rate:>9.1} GFLOP/s\n\
          own matrix product alone  {ceiling:>9.1} GFLOP/s at the model's shapes\n\
          share of it               {:>9.1} %\n\
-         with operands from memory {from_memory:>9.1} GFLOP/s\n\
-         share of it               {:>9.1} %\n\
          peak memory               {peak:>9.0} MiB\n{line}\n",
         found.params.0,
         found.params.1,
@@ -158,7 +151,6 @@ pub fn bench(config: &Config, steps: Option<u64>) -> Result<(), Failure> {
         found.steps.len(),
         found.tokens_per_s(),
         100.0 * rate / ceiling,
-        100.0 * rate / from_memory,
     );
     let written = out.write_all(text.as_bytes());
     written.map_err(|source| Error::Io { op: "write", path: PathBuf::from("stdout"), source })?;

@@ -27,19 +27,6 @@ const REPEATS: usize = 5;
 /// Numbers of tokens that the ceiling is measured at, at most.
 const COUNTS: usize = 17;
 
-/// Numbers that are gone through before a product whose operands shall come from memory: 256 MiB, which no
-/// CPU's caches hold.
-const SWEEP: usize = 64 << 20;
-
-/// Where the operands of a product are when it begins that is measured alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operands {
-    /// In the caches, as far as they fit: the product has run before. What a CPU can do at best.
-    Cached,
-    /// In memory, where weights and gradients are that a pass comes to.
-    InMemory,
-}
-
 /// One optimiser step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -83,8 +70,8 @@ impl Bench {
         self.steps.iter().map(|s| s.flops).sum::<f64>() / self.seconds()
     }
 
-    /// Operations of the linear products of these steps a second, if each ran alone with its operands there:
-    /// measured now, with memory of its own.
+    /// Operations of the linear products of these steps a second, if each ran alone: measured now,
+    /// with memory of its own.
     ///
     /// # Errors
     /// When a product cannot be computed.
@@ -92,10 +79,9 @@ impl Bench {
         &self,
         config: &Config,
         around: &Surroundings,
-        operands: Operands,
         io: &mut dyn Observer,
     ) -> Result<f64> {
-        around.install(config, |_| ceiling(&self.shapes, self.precision, operands, io))
+        around.install(config, |_| ceiling(&self.shapes, self.precision, io))
     }
 
     fn seconds(&self) -> f64 {
@@ -165,13 +151,8 @@ fn costs(run: &mut Run<'_>, order: &mut EpochOrder, io: &mut dyn Observer) -> Re
 fn ceiling(
     shapes: &BTreeMap<Shape, u64>,
     precision: Precision,
-    operands: Operands,
     io: &mut dyn Observer,
 ) -> Result<f64> {
-    let mut sweep = match operands {
-        Operands::Cached => Vec::new(),
-        Operands::InMemory => vec![0f32; SWEEP],
-    };
     let mut tokens: Vec<usize> = shapes.keys().map(|shape| shape.tokens).collect();
     tokens.sort_unstable();
     tokens.dedup();
@@ -187,24 +168,18 @@ fn ceiling(
     let (mut flops, mut seconds) = (0.0, 0.0);
     for (shape, weight) in picked {
         flops += weight;
-        seconds += weight / shape.flops().max(1.0) * fastest(shape, precision, &mut sweep, io)?;
+        seconds += weight / shape.flops().max(1.0) * fastest(shape, precision, io)?;
     }
     Ok(flops / f64::max(seconds, 1e-12))
 }
 
-/// Seconds of the fastest of a few runs of one product, before each of which `sweep` is gone through.
-fn fastest(
-    shape: Shape,
-    precision: Precision,
-    sweep: &mut [f32],
-    io: &dyn Observer,
-) -> Result<f64> {
+/// Seconds of the fastest of a few runs of one product.
+fn fastest(shape: Shape, precision: Precision, io: &dyn Observer) -> Result<f64> {
     let Shape { product, tokens, inputs, outputs } = shape;
     let (x, w) = (varied(tokens, inputs)?, varied(outputs, inputs)?);
     let (y, mut dw) = (varied(tokens, outputs)?, varied(outputs, inputs)?);
     let mut best = f64::INFINITY;
     for _ in 0..REPEATS {
-        sweep.par_iter_mut().for_each(|x| *x += 1.0);
         let at = io.elapsed_s();
         match product {
             Product::Forward => drop(matmul::forward(precision, &x, &w)?),

@@ -1,6 +1,5 @@
 //! Everything before the first step: tokenizer, rows, model, and which parameters are trained.
 
-mod files;
 mod model;
 
 use std::path::Path;
@@ -119,17 +118,13 @@ pub fn load(
 ) -> Result<Prepared> {
     let location = locate(config, around)?;
     let model_config = stretch(config, read_config(&location)?, io)?;
-    let (texts, files) = beside(
-        || load_texts(config, around, &location, Some(&model_config), io),
-        || files::ahead(config, &location, &model_config, resume),
-    );
-    let texts = texts?;
+    let texts = load_texts(config, around, &location, Some(&model_config), io)?;
     let resize = texts.resize;
     let vocab_size = resize.as_ref().map_or(model_config.vocab_size, |r| r.rows);
     check_ids(&texts.dataset, vocab_size)?;
     io.phase(Phase::Model)?;
     let model::Loaded { mut decoder, lora, pissa } =
-        model::load(config, &location, model_config, resize.clone(), resume, files, io)?;
+        model::load(config, &location, model_config, resize.clone(), resume, io)?;
     decoder.set_objective(method::objective(config));
     let sequences = |rows: Vec<Row>| rows.into_iter().map(sequence).collect::<Vec<_>>();
     let load::Dataset { train, eval, .. } = texts.dataset;
@@ -150,19 +145,6 @@ pub fn load(
     })
 }
 
-/// Does `work` while another thread does `aside`, if there is another.
-fn beside<A, B: Send>(
-    work: impl FnOnce() -> A,
-    aside: impl FnOnce() -> Option<B> + Send,
-) -> (A, Option<B>) {
-    let mut result = None;
-    let done = rayon::in_place_scope(|scope| {
-        scope.spawn(|_| result = aside());
-        work()
-    });
-    (done, result)
-}
-
 /// Goes back to the weights of a checkpoint; the model in memory is given up first.
 ///
 /// # Errors
@@ -176,7 +158,7 @@ pub fn reload(
     prepared.decoder.params = Params::default();
     let (location, resize) = (&prepared.location, prepared.resize.clone());
     let shape = read_config(location)?;
-    let loaded = model::load(config, location, shape, resize, Some(checkpoint), None, io)?;
+    let loaded = model::load(config, location, shape, resize, Some(checkpoint), io)?;
     prepared.decoder = loaded.decoder;
     prepared.decoder.set_objective(method::objective(config));
     prepared.lora = loaded.lora;

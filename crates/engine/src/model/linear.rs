@@ -53,7 +53,7 @@ pub enum Mode {
     Train {
         /// The run's seed.
         seed: u64,
-        /// Micro-batches since the start of the run.
+        /// Micro-batches before the step, and passes before this one in it.
         micro_step: u64,
     },
 }

@@ -28,6 +28,9 @@ mod strided;
 
 pub use decode::decode;
 
+/// Queries that are a task of their own on the way forward: for each, keys and values are packed again.
+const PIECE: usize = 512;
+
 /// What does not change from batch to batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
@@ -100,7 +103,7 @@ impl Attention {
                 let to = Results { o: to, lse: &lse_to };
                 match limbs {
                     Some(limbs) => self
-                        .tasks(offsets)
+                        .pieces(offsets)
                         .into_par_iter()
                         .for_each(|task| packed::forward(self, limbs, task, of, to)),
                     None => strided::tiles(self, offsets)
@@ -181,10 +184,29 @@ impl Attention {
     fn tasks(&self, offsets: &[usize]) -> Vec<Task> {
         let rows = offsets.windows(2).filter(|w| w[0] < w[1]);
         let mut tasks: Vec<Task> = rows
-            .flat_map(|w| (0..self.heads).map(move |head| Task { head, row: w[0], end: w[1] }))
+            .flat_map(|w| {
+                (0..self.heads).map(move |head| Task { head, row: w[0], from: w[0], end: w[1] })
+            })
             .collect();
         tasks.sort_by_key(|task| std::cmp::Reverse(task.end - task.row));
         tasks
+    }
+
+    /// As [`Attention::tasks`], of at most [`PIECE`] queries each: those that see most keys first.
+    fn pieces(&self, offsets: &[usize]) -> Vec<Task> {
+        let mut pieces: Vec<Task> = self
+            .tasks(offsets)
+            .into_iter()
+            .flat_map(|task| {
+                (task.from..task.end).step_by(PIECE).map(move |from| Task {
+                    from,
+                    end: task.end.min(from + PIECE),
+                    ..task
+                })
+            })
+            .collect();
+        pieces.sort_by_key(|piece| std::cmp::Reverse(piece.end - piece.row));
+        pieces
     }
 
     /// Gradients of k and v, of the parts of all rows and heads, in that order.
@@ -305,12 +327,14 @@ impl Attention {
     }
 }
 
-/// One head of one row.
+/// Queries of one head of one row.
 #[derive(Clone, Copy)]
 struct Task {
     head: usize,
-    /// The row's first token, and the one past its last.
+    /// The row's first token.
     row: usize,
+    /// The first query, and the one past the last. The way back takes all of a row's.
+    from: usize,
     end: usize,
 }
 

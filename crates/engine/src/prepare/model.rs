@@ -7,18 +7,18 @@ use run::config::{Config, Half};
 use run::event::Phase;
 use run::fields::FinetuningType;
 
-use super::files::{self, Files};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::model::adapter_file::read_adapter;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::freeze::Freeze;
+use crate::model::gguf::Gguf;
 use crate::model::hub::ModelLocation;
 use crate::model::lora::{self, Init, LoraConfig, Targets};
 use crate::model::pissa::Initial;
-use crate::model::quantise::{Plan, Quantised, Target};
-use crate::model::weights::{self, Dtype, Weights, read_folder};
+use crate::model::quantise::{Plan, Target};
+use crate::model::weights::{Dtype, Weights, read_folder, read_folder_quantised};
 use crate::observer::Observer;
 use crate::ops::bf16;
 use crate::ops::matmul::Precision;
@@ -35,15 +35,14 @@ pub(super) struct Loaded {
     pub pissa: Option<Initial>,
 }
 
-/// Reads the model, unless its `files` have been, puts adapters on it and marks what is trained. With a checkpoint
-/// to resume from, the trained weights are read from it.
+/// Reads the model, puts adapters on it and marks what is trained. With a checkpoint to resume
+/// from, the trained weights are read from it.
 pub(super) fn load(
     config: &Config,
     location: &ModelLocation,
     mut model_config: ModelConfig,
     resize: Option<Resize>,
     resume: Option<&Path>,
-    files: Option<Result<Files>>,
     io: &mut dyn Observer,
 ) -> Result<Loaded> {
     let device = device::choose(config, io)?;
@@ -63,18 +62,10 @@ pub(super) fn load(
         // The checkpoint's embedding has grown already.
         model_config.vocab_size = resize.rows;
     }
-    let (whole, packed) = match files.transpose()? {
-        Some(Files::Whole(read)) => (Some(read), None),
-        Some(Files::Packed(read)) => (None, Some(read)),
-        None => (None, None),
-    };
     let mut weights = match resume.filter(|_| whole_model) {
         Some(checkpoint) => read_folder(checkpoint, &model_config, Dtype::F32)?.weights,
         None if config.train_from_scratch || quantised.is_some() => Weights::default(),
-        None => {
-            let read = whole.map_or_else(|| files::whole(location, &model_config), Ok)?;
-            told_of_unused(read, location, io)?
-        }
+        None => read(location, &model_config, io)?,
     };
     if let Some(resize) = &resize {
         if model_config.vocab_size != resize.rows {
@@ -83,10 +74,7 @@ pub(super) fn load(
         io.say(format!("Resized token embeddings from {old_rows} to {}.", resize.rows))?;
     }
     let mut decoder = match quantised {
-        Some(plan) => {
-            let read = packed.map_or_else(|| files::packed(location, &model_config, &plan), Ok)?;
-            quantised_decoder(read, model_config, io)?
-        }
+        Some(plan) => read_quantised(location, model_config, &plan, io)?,
         None if weights.is_empty() => Decoder::from_scratch(model_config, config.seed, &device)?,
         None => Decoder::new(model_config, weights, &device)?,
     };
@@ -147,7 +135,7 @@ fn precision(
 
 /// What is quantised of the base: not the modules that are trained whole, which the arguments name,
 /// or the adapter that is gone on with.
-pub(super) fn plan(
+fn plan(
     config: &Config,
     model_config: &ModelConfig,
     resume: Option<&Path>,
@@ -164,28 +152,39 @@ pub(super) fn plan(
 }
 
 /// A base that stays quantised.
-fn quantised_decoder(
-    read: Quantised,
+fn read_quantised(
+    location: &ModelLocation,
     model_config: ModelConfig,
+    plan: &Plan,
     io: &mut dyn Observer,
 ) -> Result<Decoder> {
-    for line in read.summary() {
+    let loaded = match location {
+        ModelLocation::Folder(dir) => read_folder_quantised(dir, &model_config, plan)?,
+        ModelLocation::Gguf(file) => Gguf::open(file)?.read_quantised(&model_config, plan)?,
+    };
+    for line in loaded.summary() {
         io.say(line)?;
     }
-    Decoder::with_packed(model_config, read.weights, read.packed, &Device::Cpu)
+    Decoder::with_packed(model_config, loaded.weights, loaded.packed, &Device::Cpu)
 }
 
-/// The weights; what a folder has besides is told.
-fn told_of_unused(
-    read: weights::Loaded,
+fn read(
     location: &ModelLocation,
+    model_config: &ModelConfig,
     io: &mut dyn Observer,
 ) -> Result<Weights> {
-    if let (ModelLocation::Folder(dir), false) = (location, read.unused.is_empty()) {
-        let (dir, names) = (dir.display(), read.unused.join(", "));
+    let dir = match location {
+        ModelLocation::Folder(dir) => dir,
+        ModelLocation::Gguf(file) => {
+            return Ok(Gguf::open(file)?.read(model_config, Dtype::F32)?.weights);
+        }
+    };
+    let loaded = read_folder(dir, model_config, Dtype::F32)?;
+    if !loaded.unused.is_empty() {
+        let (dir, names) = (dir.display(), loaded.unused.join(", "));
         io.warn(format!("unused tensors in {dir}: {names}"))?;
     }
-    Ok(read.weights)
+    Ok(loaded.weights)
 }
 
 fn freeze(config: &Config, decoder: &mut Decoder, io: &mut dyn Observer) -> Result<()> {

@@ -50,11 +50,23 @@ thread_local! {
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
-/// Part of the output: one head of one row.
+impl Scratch {
+    /// Keeps it for this thread's next task, unless it has grown large with a row of `tokens`.
+    fn put_back(self, tokens: usize) {
+        if tokens <= KEPT {
+            SCRATCH.set(self);
+        }
+    }
+}
+
+/// Tokens of the longest row after which a thread keeps what it worked in: some ten MiB.
+const KEPT: usize = 4096;
+
+/// Part of the output: some queries of one head of one row.
 pub fn forward(
     a: &Attention,
     limbs: Limbs,
-    Task { head, row, end }: Task,
+    Task { head, row, from, end }: Task,
     of: Inputs<'_>,
     to: Results<'_>,
 ) {
@@ -65,7 +77,7 @@ pub fn forward(
     let values = a.head_rows(of.v, a.kv_heads, a.group(head), row, end);
     x.k.pack(Form::Right, limbs, keys, 1.0);
     x.v_terms.pack(Form::Right, limbs, values.t(), 1.0);
-    for from in (row..end).step_by(TILE) {
+    for from in (from..end).step_by(TILE) {
         let tile = (from, end.min(from + TILE));
         let n = tile.1 - from;
         let (first, last) = seen_blocks(a, tile, row);
@@ -112,14 +124,14 @@ pub fn forward(
         }
     }
     drop(unit);
-    SCRATCH.set(x);
+    x.put_back(end - row);
 }
 
 /// The gradient of one head of one row: of q into its columns, of k and v by themselves.
 pub fn backward(
     a: &Attention,
     limbs: Limbs,
-    Task { head, row, end }: Task,
+    Task { head, row, end, .. }: Task,
     of: Inputs<'_>,
     out: Outputs<'_>,
     dq: &Columns,
@@ -194,7 +206,7 @@ pub fn backward(
     }
     let [dk, dv] = [&*dk, &*dv].map(|sums| turned(sums, length, end - row, d));
     drop(unit);
-    SCRATCH.set(x);
+    x.put_back(end - row);
     RowGrads { dk, dv }
 }
 

@@ -86,7 +86,7 @@ pub fn forward(a: &Attention, tile: Tile, of: Inputs<'_>, to: Results<'_>) {
 /// The gradient of one head of one row: of q into its columns, of k and v by themselves.
 pub fn backward(
     a: &Attention,
-    Task { head, row, end }: Task,
+    Task { head, row, end, .. }: Task,
     of: Inputs<'_>,
     out: Outputs<'_>,
     dq: &Columns,

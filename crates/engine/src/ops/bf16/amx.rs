@@ -90,7 +90,7 @@ pub fn release() {
     }
 }
 
-/// As [`super::kernel::Unit::block`].
+/// As [`super::kernel::Unit::whole`].
 ///
 /// # Safety
 /// The registers are configured; the panels are as long; and as there.

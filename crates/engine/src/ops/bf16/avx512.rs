@@ -309,7 +309,7 @@ fn transposed(r: [__m512; SIDE]) -> [__m512; SIDE] {
 /// Rows of the result that are summed in registers at once, for 32 columns: 16 sums, two operands.
 const ROWS: usize = 8;
 
-/// As [`super::kernel::Unit::block`], a whole one.
+/// As [`super::kernel::Unit::whole`].
 ///
 /// # Safety
 /// [`detected`]; panels that are as long; and as there.

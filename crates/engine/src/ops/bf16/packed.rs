@@ -56,14 +56,22 @@ impl Packed {
     }
 
     /// Those blocks, with all of their terms.
+    ///
+    /// # Panics
+    /// When there are fewer: a bug in the calling kernel.
     #[must_use]
     pub fn blocks(&self, blocks: Range<usize>) -> View<'_> {
+        assert!(blocks.end <= self.blocks, "bf16: no such block");
         View { of: self, blocks: (blocks.start, blocks.end), steps: (0, self.steps) }
     }
 
     /// All blocks, with those steps of their terms.
+    ///
+    /// # Panics
+    /// When there are fewer: a bug in the calling kernel.
     #[must_use]
     pub fn steps(&self, steps: Range<usize>) -> View<'_> {
+        assert!(steps.end <= self.steps, "bf16: no such step");
         View { of: self, blocks: (0, self.blocks), steps: (steps.start, steps.end) }
     }
 
@@ -87,7 +95,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// The unit that multiplies, ready on this thread.
+/// The unit that multiplies, ready on this thread until the result is dropped; a thread has one at a time.
 #[must_use]
 pub fn begin() -> Unit {
     Kernel::best().begin()
