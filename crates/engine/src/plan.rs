@@ -135,8 +135,8 @@ impl Plan {
     /// Micro-batches before `step` (0-based): the counter of dropout streams.
     #[must_use]
     pub fn micro_step(&self, step: u64) -> u64 {
-        let (epoch, update) = (step / self.updates_per_epoch, step % self.updates_per_epoch);
-        epoch * self.batches_per_epoch as u64 + update * self.accumulation as u64
+        let (epoch, batches) = self.batches(step);
+        epoch * self.batches_per_epoch as u64 + batches.start as u64
     }
 
     /// Passes over the data after `steps` optimiser steps.

@@ -18,7 +18,7 @@ use crate::ops::bf16::Limbs;
 use crate::ops::columns::Columns;
 use crate::ops::gpu;
 use crate::ops::matmul::{Mat, Precision};
-use crate::simd::{exp, tanh};
+use crate::simd::{exp, max, sum, sum2, tanh};
 use crate::tensor::{Place, from_vec, place, view};
 
 pub mod composed;
@@ -27,9 +27,6 @@ mod packed;
 mod strided;
 
 pub use decode::decode;
-
-/// Queries that are a task of their own on the way forward: for each, keys and values are packed again.
-const PIECE: usize = 512;
 
 /// What does not change from batch to batch.
 #[derive(Clone, Copy, Debug)]
@@ -103,12 +100,13 @@ impl Attention {
                 let to = Results { o: to, lse: &lse_to };
                 match limbs {
                     Some(limbs) => self
-                        .pieces(offsets)
+                        .pieces(offsets, packed::PIECE)
                         .into_par_iter()
                         .for_each(|task| packed::forward(self, limbs, task, of, to)),
-                    None => strided::tiles(self, offsets)
+                    None => self
+                        .pieces(offsets, strided::TILE)
                         .into_par_iter()
-                        .for_each(|tile| strided::forward(self, tile, of, to)),
+                        .for_each(|task| strided::forward(self, task, of, to)),
                 }
             })
         };
@@ -192,15 +190,15 @@ impl Attention {
         tasks
     }
 
-    /// As [`Attention::tasks`], of at most [`PIECE`] queries each: those that see most keys first.
-    fn pieces(&self, offsets: &[usize]) -> Vec<Task> {
+    /// As [`Attention::tasks`], of at most `size` queries each: those that see most keys first.
+    fn pieces(&self, offsets: &[usize], size: usize) -> Vec<Task> {
         let mut pieces: Vec<Task> = self
             .tasks(offsets)
             .into_iter()
             .flat_map(|task| {
-                (task.from..task.end).step_by(PIECE).map(move |from| Task {
+                (task.from..task.end).step_by(size).map(move |from| Task {
                     from,
-                    end: task.end.min(from + PIECE),
+                    end: task.end.min(from + size),
                     ..task
                 })
             })
@@ -240,16 +238,36 @@ impl Attention {
     #[inline(always)]
     fn seen(&self, i: usize, first: usize) -> (usize, usize) {
         let high = (i + 1).saturating_sub(first);
-        let low = self.window.map_or(0, |w| (i + 1).saturating_sub(w).saturating_sub(first));
-        (low.min(high), high)
+        ((self.first_key(i, first) - first).min(high), high)
     }
 
-    /// `cap * tanh(score / cap)` of scores that were not capped yet.
+    /// `cap * tanh(score / cap)` of scores.
     #[inline(always)]
     fn cap(&self, scores: &mut [f32]) {
         if let Some(cap) = self.softcap {
             scores.iter_mut().for_each(|s| *s = cap * tanh(*s / cap));
         }
+    }
+
+    /// Turns scores of one query into what its probabilities are proportional to, and returns the sum of that and
+    /// the log of the softmax's denominator.
+    #[inline(always)]
+    fn exponentials(&self, s: &mut [f32], (low, high): (usize, usize)) -> (f32, f32) {
+        s[..low].fill(0.0);
+        s[high..].fill(0.0);
+        let s = &mut s[low..high];
+        self.cap(s);
+        let peak = max(s);
+        s.iter_mut().for_each(|x| *x = exp(*x - peak));
+        let total = sum(s);
+        (total, peak + total.ln())
+    }
+
+    /// The sum of a query's output times the output's gradient.
+    #[inline(always)]
+    fn delta(&self, token: usize, head: usize, out: Outputs<'_>) -> f32 {
+        let at = (token * self.heads + head) * self.head_dim;
+        sum2(&out.dy[at..at + self.head_dim], &out.o[at..at + self.head_dim], |dy, o| dy * o)
     }
 
     /// Turns scores into probabilities and their gradients into gradients of q kᵀ, for one query.
@@ -266,6 +284,7 @@ impl Attention {
             p[part.clone()].fill(0.0);
             ds[part].fill(0.0);
         }
+        self.cap(&mut p[low..high]);
         let scores = p[low..high].iter_mut().zip(&mut ds[low..high]);
         match self.softcap {
             None => {
@@ -282,12 +301,6 @@ impl Attention {
                 }
             }
         }
-    }
-
-    /// The first element of a query head's token in a [t, h*k] slice.
-    #[inline(always)]
-    fn at(&self, token: usize, head: usize) -> usize {
-        (token * self.heads + head) * self.head_dim
     }
 
     fn group(&self, head: usize) -> usize {

@@ -12,7 +12,7 @@ use crate::ops::bf16::packed::{BLOCK, Packed, View, begin, multiply};
 use crate::ops::bf16::{Form, Limbs};
 use crate::ops::columns::Columns;
 use crate::ops::matmul::{Into, Mat};
-use crate::simd::{exp, max, sum, sum2, with_simd};
+use crate::simd::with_simd;
 
 /// Query tokens of one tile.
 const TILE: usize = 2 * BLOCK;
@@ -59,6 +59,9 @@ impl Scratch {
     }
 }
 
+/// Queries that are a task of their own on the way forward: for each, keys and values are packed again.
+pub const PIECE: usize = 8 * TILE;
+
 /// Tokens of the longest row after which a thread keeps what it worked in: some ten MiB.
 const KEPT: usize = 4096;
 
@@ -96,17 +99,8 @@ pub fn forward(
             || {
                 let rows = s.chunks_exact_mut(stride).take(n).enumerate();
                 for (i, s) in rows {
-                    let (low, high) = a.seen(from + i, row + first * BLOCK);
-                    s[..low].fill(0.0);
-                    s[high..].fill(0.0);
-                    let s = &mut s[low..high];
-                    a.cap(s);
-                    let peak = max(s);
-                    for x in &mut *s {
-                        *x = exp(*x - peak);
-                    }
-                    totals[i] = sum(s);
-                    lse[i] = peak + totals[i].ln();
+                    let seen = a.seen(from + i, row + first * BLOCK);
+                    (totals[i], lse[i]) = a.exponentials(s, seen);
                 }
             },
         );
@@ -179,7 +173,6 @@ pub fn backward(
                     for (i, (p, ds)) in rows.take(n).enumerate() {
                         let (low, high) = a.seen(from + i, row + first * BLOCK);
                         let (low, high) = (low.min(held), high.min(held));
-                        a.cap(&mut p[low..high]);
                         let lse = out.lse[(from + i) * a.heads + head];
                         a.score_grads(p, ds, (low, high), lse, deltas[i]);
                     }
@@ -217,9 +210,7 @@ fn deltas(a: &Attention, tile: (usize, usize), head: usize, out: Outputs<'_>) ->
         #[inline(always)]
         || {
             for (token, delta) in (tile.0..tile.1).zip(&mut deltas) {
-                let at = a.at(token, head);
-                let (dy, o) = (&out.dy[at..at + a.head_dim], &out.o[at..at + a.head_dim]);
-                *delta = sum2(dy, o, |dy, o| dy * o);
+                *delta = a.delta(token, head, out);
             }
         },
     );

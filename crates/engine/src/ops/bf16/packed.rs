@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::super::matmul::{Into, Mat};
-use super::Form;
 use super::kernel::{Kernel, Panels, Place, Unit};
-use super::pack::{self, Limbs, SIDE, STEP, Source, Tile};
+use super::pack::{Limbs, SIDE, STEP, Tile};
+use super::{Form, Lanes, Operand, Part};
 
 /// Lanes of a block.
 pub const BLOCK: usize = 2 * SIDE;
@@ -48,10 +48,8 @@ impl Packed {
         if self.tiles.len() < all {
             self.tiles.resize(all, Tile::ZERO);
         }
-        let (lane_stride, term_stride) = lanes.strides();
-        let data = lanes.from(0, 0);
-        let source = Source { data, lane_stride, term_stride, lanes: count, terms, scale };
-        pack::part(&source, form, limbs, &mut self.tiles[..packed]);
+        let whole = Part { form, limbs, lanes: 0..count, terms: 0..terms };
+        Lanes::rows(lanes, scale).pack(whole, &mut self.tiles[..packed]);
         self.tiles[packed..all].fill(Tile::ZERO);
     }
 
