@@ -143,7 +143,7 @@ fn costs(run: &mut Run<'_>, order: &mut EpochOrder, io: &mut dyn Observer) -> Re
     let passes = run.passes(order, io)?;
     let Prepared { decoder, train, .. } = &run.prepared;
     let cost = |rows: &Vec<usize>| Ok(flops::of(decoder, &Batch::new(train.pick(rows)?)));
-    passes.iter().map(cost).collect()
+    passes.rows.iter().map(cost).collect()
 }
 
 /// Operations a second of these products, each as often as it was counted. Of many numbers of tokens, as a

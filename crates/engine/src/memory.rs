@@ -8,6 +8,7 @@
 
 use crate::model::config::ModelConfig;
 use crate::model::decoder::{Decoder, Keep};
+use crate::model::store::Grads;
 use crate::step::Optimiser;
 
 /// Bytes of the head's logits and their gradient.
@@ -51,6 +52,38 @@ pub fn per_token(config: &ModelConfig, keep: Keep) -> u64 {
 #[must_use]
 pub fn room(config: &ModelConfig, tokens: usize, available: u64) -> u64 {
     available.saturating_sub(passing_token(config) * tokens as u64)
+}
+
+/// What the layers keep of a step's only pass, of `tokens`, so that it needs no more memory than passes of `largest`
+/// tokens that keep `keep`, and the share of them that is computed again beyond that; `None` where it needs more all
+/// the same. It has the activations' memory of these and that of the gradients which only come into being when
+/// activations go: all but the head's and the embedding's.
+#[must_use]
+pub fn only_pass(
+    decoder: &Decoder,
+    grads: &Grads,
+    keep: Keep,
+    largest: usize,
+    tokens: usize,
+) -> Option<(Keep, f64)> {
+    let config = &decoder.config;
+    let outer = decoder.outer_params();
+    let later = decoder
+        .params
+        .iter()
+        .filter(|(id, p)| p.trainable && grads.entries(*id).is_none() && !outer.contains(id));
+    let later: usize = later.map(|(_, p)| 4 * p.value.elem_count()).sum();
+    let more = tokens.saturating_sub(largest) as u64;
+    if keep == Keep::Inputs {
+        return (per_token(config, keep) * more <= later as u64).then_some((keep, 0.0));
+    }
+    let layers = decoder.layers_trained_through();
+    let room = layers as u64 * layer_token(config) * largest as u64 + later as u64;
+    let room = room.saturating_sub(more * passing_token(config));
+    let room = if let Keep::Within(bytes) = keep { bytes.min(room) } else { room };
+    let again = layers_again(config, layers, tokens, room) as f64 / layers.max(1) as f64;
+    let inputs = (layers * tokens * 4 * config.hidden_size) as u64;
+    (inputs <= room).then_some((Keep::Within(room), again))
 }
 
 /// How many of `layers` layers must be computed again on the way back, so that a micro-batch of
@@ -149,6 +182,25 @@ mod tests {
         ] {
             assert_eq!(layers_again(&config, layers, 10, budget), expected, "{layers} {budget}");
         }
+        let mut decoder =
+            Decoder::from_scratch(config.clone(), 1, &candle_core::Device::Cpu).unwrap();
+        decoder.params.set_trainable(|_| true);
+        // all gradients but the embedding's and the last norm's come when activations go
+        let grads = Grads::new(&decoder.params);
+        let outer: std::collections::BTreeSet<_> = decoder.outer_params().into_iter().collect();
+        let elements = |id: &_| decoder.params.value(*id).elem_count() as u64;
+        let later = 4 * (decoder.params.counts().0 - outer.iter().map(elements).sum::<u64>());
+        let one = |keep, largest, tokens| only_pass(&decoder, &grads, keep, largest, tokens);
+        let within = 4 * layer + later;
+        assert_eq!(one(Keep::Intermediates, 10, 10), Some((Keep::Within(within), 0.0)));
+        let within = within - 5 * passing_token(&config);
+        assert_eq!(one(Keep::Intermediates, 10, 15), Some((Keep::Within(within), 0.0)));
+        let short = Keep::Within(3 * layer + input);
+        assert_eq!(one(short, 10, 10), Some((short, 0.25)));
+        assert_eq!(one(Keep::Intermediates, 10, 10_000), None);
+        let fits = (later / per_token(&config, Keep::Inputs)) as usize;
+        assert_eq!(one(Keep::Inputs, 10, 10 + fits), Some((Keep::Inputs, 0.0)));
+        assert_eq!(one(Keep::Inputs, 10, 11 + fits), None);
         assert_eq!(room(&config, 10, 1), 0);
         assert_eq!(tokens_kept(&config, 4 * layer), 10);
         assert_eq!(tokens_kept(&config, 4 * layer - 1), 9);

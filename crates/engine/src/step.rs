@@ -24,7 +24,7 @@ pub struct Optimiser {
     pub weight_decay: f64,
     /// What the learning rate is multiplied by, parameter by parameter.
     pub factors: Factors,
-    /// Gradient buffers, kept between steps.
+    /// Gradients.
     pub grads: Grads,
 }
 
@@ -77,10 +77,9 @@ pub fn run(
         return Ok(measured);
     }
 
-    optimiser.grads.reserve(&decoder.params)?;
     // forward and backward, gradients adding up in place
     let scale = (1.0 / labels as f64) as f32;
-    optimiser.grads.clear();
+    optimiser.grads.begin(&decoder.params, passes.len())?;
     let mut sum = 0f64;
     for (m, rows) in passes.iter().enumerate() {
         let batch = Batch::new(rows.iter().copied());

@@ -208,6 +208,19 @@ pub fn filled<R: Send>(
     (out, returned)
 }
 
+/// A tensor of `like`'s shape for a kernel that overwrites all of it: clearing it first would be a pass over memory.
+///
+/// # Errors
+/// When the device cannot allocate it.
+pub fn unwritten(like: &Tensor) -> Result<Tensor> {
+    if !on_host(like) {
+        return Ok(like.zeros_like()?);
+    }
+    #[expect(unsafe_code, reason = "memory that has not been written yet")]
+    // SAFETY: f32 has no invalid bit patterns; callers write every element before they read any.
+    Ok(unsafe { like.empty_like() }?)
+}
+
 /// A zero-filled f32 tensor on `device`.
 ///
 /// # Errors

@@ -17,13 +17,14 @@ use crate::model::linear::Mode;
 use crate::observer::Observer;
 use crate::optim::badam::Badam;
 use crate::optim::schedule::Schedule;
+use crate::passes::{self, One, Passes};
 use crate::plan::{EpochOrder, Plan};
 use crate::prepare::{self, Prepared, Surroundings};
 use crate::report::{self, Reporter};
 use crate::state::State;
 use crate::step::{self, Measured, Optimiser, Updated};
 use crate::watch::Rules;
-use crate::{finish, memory, method, passes, sample};
+use crate::{finish, memory, method, sample};
 
 /// Steps in a row that may be refused for a loss or gradient that is not finite.
 const REFUSALS: u32 = 3;
@@ -263,37 +264,44 @@ impl<'a> Run<'a> {
         &mut self,
         order: &mut EpochOrder,
         io: &mut dyn Observer,
-    ) -> Result<Vec<Vec<usize>>> {
+    ) -> Result<Passes> {
         let step = self.state.step;
         let mut parts = self.plan.micro_batches(step, order);
         let Prepared { train, tokenizer, template, decoder, .. } = &mut self.prepared;
         let lines = train.fetch(&parts, tokenizer.as_ref().zip(template.as_ref()))?;
         lines.into_iter().try_for_each(|line| io.warn(line))?;
-        let mut room = self.plan.largest_yet(step, order);
+        let length = |row: usize| train.get(row).map_or(0, |row| row.input_ids.len());
+        let keep = self.keep;
         if self.rows_at_once < self.config.per_device_train_batch_size {
-            parts = parts
-                .iter()
-                .flat_map(|rows| rows.chunks(self.rows_at_once))
-                .map(<[_]>::to_vec)
-                .collect();
-            room = 0;
+            let few = parts.iter().flat_map(|rows| rows.chunks(self.rows_at_once));
+            parts = few.map(<[_]>::to_vec).collect();
+            return Ok(Passes { rows: passes::of(&parts, length, 0), keep });
         }
+        let tokens = |rows: &Vec<usize>| rows.iter().map(|row| length(*row)).sum::<usize>();
+        let own = parts.iter().map(tokens).max().unwrap_or(0);
+        let mut room = self.plan.largest_yet(step, order);
         // Computing layers again would cost more than a pass.
         if let Some(mib) = self.config.activation_memory {
             room = room.min(memory::tokens_kept(&decoder.config, (mib as u64) << 20));
         }
-        let length = |row| train.get(row).map_or(0, |row| row.input_ids.len());
-        Ok(passes::of(&parts, length, room))
+        let several = Passes { rows: passes::of(&parts, length, room), keep };
+        let (all, largest) = (parts.iter().map(tokens).sum(), room.max(own));
+        let grads = &self.optimiser.grads;
+        let Some((keep, again)) = memory::only_pass(decoder, grads, keep, largest, all) else {
+            return Ok(several);
+        };
+        let (trained, params) = decoder.params.counts();
+        let trained = trained as f64 / params.max(1) as f64;
+        Ok(several.or(One { rows: parts.concat(), tokens: all, keep, again, trained }))
     }
 
-    fn step(&mut self, passes: &[Vec<usize>], lr: f64) -> Result<Measured> {
+    fn step(&mut self, passes: &Passes, lr: f64) -> Result<Measured> {
         let train = &self.prepared.train;
         let rows: Vec<Vec<_>> =
-            passes.iter().map(|rows| train.pick(rows)).collect::<Result<_>>()?;
+            passes.rows.iter().map(|rows| train.pick(rows)).collect::<Result<_>>()?;
         let (seed, first) = (self.config.seed, self.plan.micro_step(self.state.step));
         let mode = |m| Mode::Train { seed, micro_step: first + m };
-        let keep = self.keep;
-        step::run(&self.prepared.decoder, &mut self.optimiser, &rows, lr, keep, mode)
+        step::run(&self.prepared.decoder, &mut self.optimiser, &rows, lr, passes.keep, mode)
     }
 
     /// BAdam: goes to the step's block, whose moments begin anew. Does nothing within a block.

@@ -129,7 +129,7 @@ fn ratio_mode_is_sparse_adam() {
     let (mut m, mut v) = ([0f64; 4], [0f64; 4]);
     for t in 1..=5i32 {
         let gradient: Vec<f32> = (0..120).map(|i| ((i * t) as f32 * 0.11).cos()).collect();
-        grads.clear();
+        grads.begin(&params, 2).unwrap();
         // Two micro-batches add up.
         for _ in 0..2 {
             let buffer = grads.summed(id, params.value(id)).unwrap().unwrap();

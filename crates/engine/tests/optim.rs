@@ -77,7 +77,7 @@ fn five_steps_are_those_of_the_originals() {
         let (rule, mut state) = (rule(name), State::new());
         let mut grads = Grads::new(&params);
         for (s, want) in case["steps"].as_array().unwrap().iter().enumerate() {
-            grads.clear();
+            grads.begin(&params, 1).unwrap();
             let grad = values(10 + s as u64, &shape);
             let (slot, _) = grads.slot(id, params.value(id)).unwrap().unwrap();
             *slot = grad;

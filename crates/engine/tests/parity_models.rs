@@ -111,7 +111,7 @@ fn check_steps(case: &Value, key: &str, decoder: &Decoder, decay: f64) {
     let mut state = State::new();
     let mut grads = Grads::new(&decoder.params);
     for (s, want) in case[key].as_array().unwrap().iter().enumerate() {
-        grads.clear();
+        grads.begin(&decoder.params, 1).unwrap();
         let loss = step(decoder, &rows(&case["step_batches"][s]), &mut grads, Keep::Intermediates);
         relative(loss, want["loss"].as_f64().unwrap(), 1e-4, &format!("{key} loss of step {s}"));
         let norm = grad_norm(&decoder.params, &grads).unwrap();

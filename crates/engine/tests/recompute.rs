@@ -15,6 +15,8 @@ fn losses_and_weights_are_the_same_to_the_bit() {
             let dir = tempfile::tempdir().unwrap();
             let mut more = more.clone();
             more["gradient_checkpointing"] = json!(recompute);
+            // Memory decides also which rows share a pass, and so the order of sums.
+            more["gradient_accumulation_steps"] = json!(1);
             let (_, watch) = run(&config(dir.path(), more), None);
             (watch.metric("loss"), watch.metric("grad_norm"), tensors(&dir.path().join(file)))
         });
@@ -24,4 +26,29 @@ fn losses_and_weights_are_the_same_to_the_bit() {
     check(json!({"max_steps": 3, "use_badam": true}), "model.safetensors");
     let lora = json!({"max_steps": 3, "finetuning_type": "lora", "lora_dropout": 0.2});
     check(lora, "adapter_model.safetensors");
+}
+
+/// A step's rows in one pass, whose gradients come into being on the way back, beside one pass a row
+/// (`activation_memory: 0` leaves room for no more).
+#[test]
+fn one_pass_is_the_same_but_for_the_order_of_sums() {
+    let losses = |more: Value| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut all = json!({
+            "max_steps": 4, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4,
+        });
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (_, watch) = run(&config(dir.path(), all), None);
+        let values = |name| watch.metric(name).into_values();
+        values("loss").chain(values("grad_norm")).collect::<Vec<_>>()
+    };
+    for method in [json!({}), json!({"use_badam": true}), json!({"finetuning_type": "lora"})] {
+        let mut apart = method.clone();
+        apart["activation_memory"] = json!(0);
+        let (one, each) = (losses(method.clone()), losses(apart));
+        assert_ne!(one, each, "{method}: the sums' order differs, or nothing was merged");
+        for (one, each) in one.iter().zip(&each) {
+            assert!((one - each).abs() < 1e-5 * each.abs().max(1.0), "{method}: {one} {each}");
+        }
+    }
 }

@@ -15,6 +15,8 @@ use crate::ops::attention::{self, Attention};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::{Angles, Direction};
 
+mod norms;
+
 /// Queries, keys and values: three matrices, or one (Phi-3).
 #[derive(Clone, Debug)]
 pub enum Qkv {
@@ -131,6 +133,28 @@ impl Block {
     /// # Errors
     /// When shapes do not fit.
     pub fn forward(&self, pass: Pass<'_>, x_td: &Tensor) -> Result<(Tensor, Saved)> {
+        let mut saved = self.up_to_gate(pass, x_td)?;
+        let a_ti = self.gate.forward(&saved.gate_ti, &saved.up_ti)?;
+        let (branch, down_lora) = self.down.forward(pass.params, &a_ti, pass.mode)?;
+        let (branch, mlp_raw) = self.post_norm(pass.params, 1, branch)?;
+        let y_td = add(branch, &saved.x2_td)?;
+        (saved.down_lora, saved.mlp_raw) = (down_lora, mlp_raw);
+        Ok((y_td, saved))
+    }
+
+    /// What backward needs, once more. The last product is left out where nothing of it is kept.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn again(&self, pass: Pass<'_>, x_td: &Tensor) -> Result<Saved> {
+        if self.down.lora.is_some() || self.post_norms.is_some() {
+            return Ok(self.forward(pass, x_td)?.1);
+        }
+        self.up_to_gate(pass, x_td)
+    }
+
+    /// The layer up to the MLP's two inputs.
+    fn up_to_gate(&self, pass: Pass<'_>, x_td: &Tensor) -> Result<Saved> {
         let p = pass.params;
         let (h, rstd_in) = self.norm.forward(x_td, p.value(self.input_norm))?;
         let (q, k, v, qkv_lora) = self.project(pass, &h)?;
@@ -145,13 +169,9 @@ impl Block {
         let x2_td = add(branch, x_td)?;
         let (h, rstd_mlp) = self.norm.forward(&x2_td, p.value(self.mlp_norm))?;
         let (gate_ti, up_ti, gate_up_lora) = self.gate_up(pass, &h)?;
-        drop(h);
-        let a_ti = self.gate.forward(&gate_ti, &up_ti)?;
-        let (branch, down_lora) = self.down.forward(p, &a_ti, pass.mode)?;
-        let (branch, mlp_raw) = self.post_norm(p, 1, branch)?;
-        let y_td = add(branch, &x2_td)?;
         let x_td = x_td.clone();
-        let saved = Saved {
+        let (mlp_raw, down_lora) = (None, linear::Saved::default());
+        Ok(Saved {
             x_td,
             rstd_in,
             qk_raw,
@@ -169,8 +189,7 @@ impl Block {
             o_lora,
             gate_up_lora,
             down_lora,
-        };
-        Ok((y_td, saved))
+        })
     }
 
     /// Adds the layer's parameter gradients; returns the input's, if `want_dx`. `dy_td` and the
@@ -404,84 +423,6 @@ impl Block {
             }
         };
         required(dh)
-    }
-
-    #[expect(clippy::type_complexity, reason = "the raw tensors with their rstd")]
-    fn norm_qk(
-        &self,
-        p: &Params,
-        q: Tensor,
-        k: Tensor,
-    ) -> Result<(Tensor, Tensor, Option<[(Tensor, Tensor); 2]>)> {
-        let Some([q_norm, k_norm]) = self.qk_norms else {
-            return Ok((q, k, None));
-        };
-        let (q_normed, q_rstd) = self.norm.forward(&q, p.value(q_norm))?;
-        let (k_normed, k_rstd) = self.norm.forward(&k, p.value(k_norm))?;
-        Ok((q_normed, k_normed, Some([(q, q_rstd), (k, k_rstd)])))
-    }
-
-    fn norm_qk_backward(
-        &self,
-        p: &Params,
-        grads: &mut Grads,
-        dq: Tensor,
-        dk: Tensor,
-        raw: Option<&[(Tensor, Tensor); 2]>,
-    ) -> Result<(Tensor, Tensor)> {
-        let (Some([q_norm, k_norm]), Some([(q, q_rstd), (k, k_rstd)])) = (self.qk_norms, raw)
-        else {
-            return Ok((dq, dk));
-        };
-        let zero = |like: &Tensor| Ok::<_, crate::error::Error>(like.zeros_like()?);
-        let dq_raw = self.norm_backward(p, grads, q_norm, zero(&dq)?, &dq, q, q_rstd)?;
-        let dk_raw = self.norm_backward(p, grads, k_norm, zero(&dk)?, &dk, k, k_rstd)?;
-        Ok((dq_raw, dk_raw))
-    }
-
-    fn post_norm(
-        &self,
-        p: &Params,
-        which: usize,
-        branch: Tensor,
-    ) -> Result<(Tensor, Option<(Tensor, Tensor)>)> {
-        let Some(norms) = self.post_norms else {
-            return Ok((branch, None));
-        };
-        let (y, rstd) = self.norm.forward(&branch, p.value(norms[which]))?;
-        Ok((y, Some((branch, rstd))))
-    }
-
-    /// The branch's gradient; `None` = `dy` itself.
-    fn post_norm_backward(
-        &self,
-        p: &Params,
-        grads: &mut Grads,
-        which: usize,
-        dy: &Tensor,
-        raw: Option<&(Tensor, Tensor)>,
-    ) -> Result<Option<Tensor>> {
-        let (Some(norms), Some((x, rstd))) = (self.post_norms, raw) else {
-            return Ok(None);
-        };
-        let zero = dy.zeros_like()?;
-        Ok(Some(self.norm_backward(p, grads, norms[which], zero, dy, x, rstd)?))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one norm's operands")]
-    fn norm_backward(
-        &self,
-        p: &Params,
-        grads: &mut Grads,
-        weight: ParamId,
-        dx: Tensor,
-        dy: &Tensor,
-        x: &Tensor,
-        rstd: &Tensor,
-    ) -> Result<Tensor> {
-        let w = p.value(weight);
-        let dw = grads.summed(weight, w)?;
-        self.norm.backward(dx, dw, dy, x, w, rstd)
     }
 }
 

@@ -213,7 +213,7 @@ impl Decoder {
         for (l, block) in self.blocks.iter().enumerate().skip(lowest).rev() {
             let saved = match kept.pop() {
                 Some(Kept::Intermediates(saved)) => *saved,
-                Some(Kept::Input(x)) => block.forward(pass, &x)?.1,
+                Some(Kept::Input(x)) => block.again(pass, &x)?,
                 Some(Kept::Nothing) | None => {
                     return Err(Error::Internal(format!("layer {l} kept nothing")));
                 }
@@ -329,12 +329,13 @@ impl Decoder {
         if let Some(alpha) = self.neftune {
             x = neftune::add_noise(x, &batch.lengths, alpha, pass.mode)?;
         }
-        let layers = self.blocks.len() - lowest.min(self.blocks.len());
+        let layers = self.layers_trained_through();
         let again = match keep {
             Keep::Intermediates => 0,
             Keep::Inputs => layers,
             Keep::Within(bytes) => layers_again(&self.config, layers, batch.len(), bytes),
         };
+
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {
             let (y, saved) = block.forward(pass, &x)?;
@@ -381,6 +382,12 @@ impl Decoder {
         }
         let trained = self.params.iter().filter(|(_, p)| p.trainable);
         trained.filter_map(|(_, p)| layer_of(&p.name)).min().unwrap_or(self.blocks.len())
+    }
+
+    /// Layers that backward passes through.
+    #[must_use]
+    pub fn layers_trained_through(&self) -> usize {
+        self.blocks.len() - self.lowest_trained().min(self.blocks.len())
     }
 
     /// Whether backward must reach the embedded tokens.

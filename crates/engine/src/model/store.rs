@@ -1,10 +1,9 @@
 //! The model's parameters and their gradients, in a fixed order.
 //!
 //! Order is part of determinism: sums over parameters (the gradient norm) and files follow it. A
-//! gradient buffer exists only for a trained parameter, from its first use on; between steps it is
-//! kept and marked empty, so that the first product of the next step overwrites it. Where only some
-//! entries of a parameter are trained, the buffer lives as long as one layer's backward pass: its
-//! entries are taken out and added up, and it goes.
+//! gradient buffer exists only for a trained parameter, from its first use in a step on ([`Grads::begin`]).
+//! Where only some entries of a parameter are trained, the buffer lives as long as one layer's backward pass:
+//! its entries are taken out and added up, and it goes.
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::ops::matmul::{Into, Precision};
 use crate::ops::matrix::Matrix;
 use crate::quant::Packed;
-use crate::tensor::{on_host, update, zeros};
+use crate::tensor::{on_host, unwritten, update, zeros};
 
 /// A parameter's place in [`Params`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -183,11 +182,11 @@ struct Slot {
 }
 
 impl Slot {
-    /// Its buffer, allocated where it has none.
+    /// Its buffer, allocated where it has none; what is in it is then anything.
     fn buffer(&mut self, like: &Tensor) -> Result<&mut Tensor> {
         match &mut self.tensor {
             Some(tensor) => Ok(tensor),
-            none => Ok(none.insert(zeros(like.shape(), like.device())?)),
+            none => Ok(none.insert(unwritten(like)?)),
         }
     }
 }
@@ -245,15 +244,23 @@ impl Grads {
         self.slots[id.0].wanted
     }
 
-    /// Allocates the buffers that stay. Before the activations of a first micro-batch they lie side by side;
-    /// afterwards, in the gaps that these left.
+    /// Begins a step: every gradient is empty. The buffers of several passes lie side by side and stay until the
+    /// step's end: they are allocated before the activations of the first pass, since afterwards they would lie in
+    /// the gaps that these left. A single pass has no use for a buffer before backward reaches its layer, when the
+    /// layers above have given back their activations: the memory of one serves the other.
     ///
     /// # Errors
-    /// When one cannot be allocated.
-    pub fn reserve(&mut self, params: &Params) -> Result<()> {
+    /// When a buffer cannot be allocated.
+    pub fn begin(&mut self, params: &Params, passes: usize) -> Result<()> {
         for (slot, param) in self.slots.iter_mut().zip(&params.list) {
-            if slot.wanted && slot.part.is_none() {
-                slot.buffer(&param.value)?;
+            slot.filled = false;
+            match &mut slot.part {
+                Some(part) => part.values = None,
+                None if passes <= 1 => slot.tensor = None,
+                None if slot.wanted => {
+                    slot.buffer(&param.value)?;
+                }
+                None => {}
             }
         }
         Ok(())
@@ -293,7 +300,7 @@ impl Grads {
         }
     }
 
-    /// The gradient of `id`, where one has been computed since the last [`Grads::clear`]; of some
+    /// The gradient of `id`, where one has been computed since the last [`Grads::begin`]; of some
     /// entries, one value each.
     #[must_use]
     pub fn get(&self, id: ParamId) -> Option<&Tensor> {
@@ -302,15 +309,5 @@ impl Grads {
             return part.values.as_ref();
         }
         if slot.filled { slot.tensor.as_ref() } else { None }
-    }
-
-    /// Marks every buffer empty; the memory is kept.
-    pub fn clear(&mut self) {
-        for slot in &mut self.slots {
-            slot.filled = false;
-            if let Some(part) = &mut slot.part {
-                part.values = None;
-            }
-        }
     }
 }
