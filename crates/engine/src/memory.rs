@@ -36,9 +36,10 @@ pub fn fixed(decoder: &Decoder, optimiser: &Optimiser) -> u64 {
 
 /// Bytes for each token of a micro-batch.
 #[must_use]
-pub fn per_token(config: &ModelConfig, keep: Keep) -> u64 {
+pub fn per_token(decoder: &Decoder, keep: Keep) -> u64 {
+    let config = &decoder.config;
     let layers = config.num_hidden_layers as u64;
-    let (layer, input) = (layer_token(config), 4 * config.hidden_size as u64);
+    let (layer, input) = (layer_token(decoder), 4 * config.hidden_size as u64);
     let kept = match keep {
         Keep::Intermediates => layers * layer,
         // The rest is computed again where there is no room for it.
@@ -75,13 +76,13 @@ pub fn only_pass(
     let later: usize = later.map(|(_, p)| 4 * p.value.elem_count()).sum();
     let more = tokens.saturating_sub(largest) as u64;
     if keep == Keep::Inputs {
-        return (per_token(config, keep) * more <= later as u64).then_some((keep, 0.0));
+        return (per_token(decoder, keep) * more <= later as u64).then_some((keep, 0.0));
     }
     let layers = decoder.layers_trained_through();
-    let room = layers as u64 * layer_token(config) * largest as u64 + later as u64;
+    let room = layers as u64 * layer_token(decoder) * largest as u64 + later as u64;
     let room = room.saturating_sub(more * passing_token(config));
     let room = if let Keep::Within(bytes) = keep { bytes.min(room) } else { room };
-    let again = layers_again(config, layers, tokens, room) as f64 / layers.max(1) as f64;
+    let again = layers_again(decoder, layers, tokens, room) as f64 / layers.max(1) as f64;
     let inputs = (layers * tokens * 4 * config.hidden_size) as u64;
     (inputs <= room).then_some((Keep::Within(room), again))
 }
@@ -89,8 +90,8 @@ pub fn only_pass(
 /// How many of `layers` layers must be computed again on the way back, so that a micro-batch of
 /// `tokens` keeps at most `budget` bytes of them.
 #[must_use]
-pub fn layers_again(config: &ModelConfig, layers: usize, tokens: usize, budget: u64) -> usize {
-    let (layer, input) = (layer_token(config), 4 * config.hidden_size as u64);
+pub fn layers_again(decoder: &Decoder, layers: usize, tokens: usize, budget: u64) -> usize {
+    let (layer, input) = (layer_token(decoder), 4 * decoder.config.hidden_size as u64);
     let all = layers as u64 * layer * tokens as u64;
     let each = (layer.saturating_sub(input) * tokens as u64).max(1);
     (all.saturating_sub(budget).div_ceil(each) as usize).min(layers)
@@ -98,16 +99,20 @@ pub fn layers_again(config: &ModelConfig, layers: usize, tokens: usize, budget: 
 
 /// Tokens of which all layers are kept within `budget` bytes.
 #[must_use]
-pub fn tokens_kept(config: &ModelConfig, budget: u64) -> usize {
-    (budget / (config.num_hidden_layers as u64 * layer_token(config)).max(1)) as usize
+pub fn tokens_kept(decoder: &Decoder, budget: u64) -> usize {
+    let layers = decoder.config.num_hidden_layers as u64;
+    (budget / (layers * layer_token(decoder)).max(1)) as usize
 }
 
 /// Bytes that a layer keeps of each token.
-fn layer_token(config: &ModelConfig) -> u64 {
+fn layer_token(decoder: &Decoder) -> u64 {
+    let config = &decoder.config;
+    let rounded = decoder.blocks.first().is_some_and(|block| block.keeps_rounded(&decoder.params));
     let (d, i) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_width(), config.kv_width());
     let raw = if config.qk_norm { q + kv } else { 0 } + if config.post_norms { 2 * d } else { 0 };
-    4 * (2 * d + 2 * q + 2 * kv + 2 * i + raw) as u64
+    let gated = if rounded { 2 } else { 4 } * 2 * i;
+    (4 * (2 * d + 2 * q + 2 * kv + raw) + gated) as u64
 }
 
 /// Bytes of each token that come and go while one layer is computed.
@@ -170,7 +175,9 @@ mod tests {
             "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
         });
         let config = ModelConfig::from_value(json, "test").unwrap();
-        let (layer, input) = (layer_token(&config) * 10, 4 * 64 * 10);
+        let mut decoder =
+            Decoder::from_scratch(config.clone(), 1, &candle_core::Device::Cpu).unwrap();
+        let (layer, input) = (layer_token(&decoder) * 10, 4 * 64 * 10);
         for (layers, budget, expected) in [
             (4, 4 * layer, 0),
             (4, 4 * layer - 1, 1),
@@ -180,10 +187,8 @@ mod tests {
             (2, 2 * layer, 0),
             (0, 0, 0),
         ] {
-            assert_eq!(layers_again(&config, layers, 10, budget), expected, "{layers} {budget}");
+            assert_eq!(layers_again(&decoder, layers, 10, budget), expected, "{layers} {budget}");
         }
-        let mut decoder =
-            Decoder::from_scratch(config.clone(), 1, &candle_core::Device::Cpu).unwrap();
         decoder.params.set_trainable(|_| true);
         // all gradients but the embedding's and the last norm's come when activations go
         let grads = Grads::new(&decoder.params);
@@ -198,12 +203,14 @@ mod tests {
         let short = Keep::Within(3 * layer + input);
         assert_eq!(one(short, 10, 10), Some((short, 0.25)));
         assert_eq!(one(Keep::Intermediates, 10, 10_000), None);
-        let fits = (later / per_token(&config, Keep::Inputs)) as usize;
+        let fits = (later / per_token(&decoder, Keep::Inputs)) as usize;
         assert_eq!(one(Keep::Inputs, 10, 10 + fits), Some((Keep::Inputs, 0.0)));
         assert_eq!(one(Keep::Inputs, 10, 11 + fits), None);
         assert_eq!(room(&config, 10, 1), 0);
-        assert_eq!(tokens_kept(&config, 4 * layer), 10);
-        assert_eq!(tokens_kept(&config, 4 * layer - 1), 9);
-        assert!(per_token(&config, Keep::Within(0)) < per_token(&config, Keep::Intermediates));
+        assert_eq!(tokens_kept(&decoder, 4 * layer), 10);
+        assert_eq!(tokens_kept(&decoder, 4 * layer - 1), 9);
+        decoder.set_precision(crate::ops::matmul::Precision::Bf16);
+        assert_eq!(layer_token(&decoder) * 10, layer - 2 * 2 * 128 * 10);
+        assert!(per_token(&decoder, Keep::Within(0)) < per_token(&decoder, Keep::Intermediates));
     }
 }

@@ -23,6 +23,7 @@ pub mod matmul;
 pub mod matrix;
 pub mod rms_norm;
 pub mod rope;
+pub mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod thin;
 

@@ -6,6 +6,8 @@
 
 use std::sync::LazyLock;
 
+use half::bf16;
+
 /// Lanes of every reduction.
 pub const LANES: usize = 16;
 
@@ -42,6 +44,49 @@ pub fn cpu_features() -> Vec<String> {
         found.extend(known.iter().filter(|k| k.1).map(|k| k.0.to_owned()));
     }
     found
+}
+
+/// A number as it lies in memory: an f32, or one that is rounded to bf16.
+pub trait Stored: Copy + Send + Sync + 'static {
+    /// 0.
+    const ZERO: Self;
+
+    /// Its value.
+    fn get(self) -> f32;
+
+    /// The number that is nearest to `x`, ties to even.
+    fn put(x: f32) -> Self;
+}
+
+impl Stored for f32 {
+    const ZERO: Self = 0.0;
+
+    #[inline(always)]
+    fn get(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn put(x: f32) -> Self {
+        x
+    }
+}
+
+impl Stored for bf16 {
+    const ZERO: Self = Self::ZERO;
+
+    #[inline(always)]
+    fn get(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    /// As `bf16::from_f32`, without branches.
+    #[inline(always)]
+    fn put(x: f32) -> Self {
+        let bits = x.to_bits();
+        let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+        Self::from_bits(if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded })
+    }
 }
 
 /// Sum over `i` of `f(a[i], b[i])` in f32, in sixteen lanes.

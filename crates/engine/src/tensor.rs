@@ -2,8 +2,8 @@
 //! vector without a copy.
 //!
 //! Kernels of `ops` work on slices; tensors are what layers pass to each other. On a CPU device
-//! these helpers never copy. All tensors of the engine are contiguous f32,
-//! but for the optimiser's 8-bit moments.
+//! these helpers never copy. All tensors of the engine are contiguous f32, but for the optimiser's 8-bit
+//! moments, and for what the MLP keeps where products are of bf16 operands ([`crate::ops::rounded`]).
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -12,11 +12,15 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
+use candle_core::{
+    CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, Tensor, WithDType,
+};
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::ops::gpu::Machine;
+use crate::simd::Stored;
 
 static COMPOSED: AtomicBool = AtomicBool::new(false);
 static EMULATED: OnceLock<Arc<dyn Machine>> = OnceLock::new();
@@ -72,21 +76,20 @@ pub fn on_host(tensor: &Tensor) -> bool {
 }
 
 /// A CPU tensor's elements, borrowed for reading.
-pub struct View<'a> {
+pub struct View<'a, T = f32> {
     storage: candle_core::StorageRef<'a>,
     start: usize,
     len: usize,
+    of: PhantomData<T>,
 }
 
-impl Deref for View<'_> {
-    type Target = [f32];
+impl<T: Element> Deref for View<'_, T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(data)) => &data[self.start..self.start + self.len],
-            // `view` is the only constructor and has checked the variant.
-            _ => &[],
-        }
+    fn deref(&self) -> &[T] {
+        // The constructors have checked the type.
+        let data = if let Storage::Cpu(storage) = &*self.storage { T::read(storage) } else { None };
+        data.map_or(&[], |data| &data[self.start..self.start + self.len])
     }
 }
 
@@ -95,18 +98,26 @@ impl Deref for View<'_> {
 /// # Errors
 /// When the tensor is elsewhere, of another dtype, or strided.
 pub fn view(tensor: &Tensor) -> Result<View<'_>> {
+    view_of(tensor)
+}
+
+/// As [`view`], for a tensor of `T`.
+///
+/// # Errors
+/// As [`view`].
+pub fn view_of<T: Element>(tensor: &Tensor) -> Result<View<'_, T>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
         return Err(Error::Internal("a kernel was given a strided tensor".into()));
     };
-    if !matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))) {
+    if !matches!(&*storage, Storage::Cpu(storage) if T::read(storage).is_some()) {
         return Err(Error::Internal(format!(
             "a CPU kernel was given a {:?} tensor on {:?}",
             tensor.dtype(),
             tensor.device().location()
         )));
     }
-    Ok(View { storage, start, len: end - start })
+    Ok(View { storage, start, len: end - start, of: PhantomData })
 }
 
 /// Runs `write` on the elements of a contiguous f32 CPU tensor, in place.
@@ -114,40 +125,45 @@ pub fn view(tensor: &Tensor) -> Result<View<'_>> {
 /// # Errors
 /// When the tensor is elsewhere, of another dtype, or strided; and what `write` returns.
 pub fn update<R>(tensor: &Tensor, write: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
-    in_place(tensor, write)
+    update_of(tensor, write)
 }
 
-/// As [`update`], for a tensor of bytes.
+/// As [`update`], for a tensor of `T`.
 ///
 /// # Errors
 /// As [`update`].
-pub fn update_bytes<R>(tensor: &Tensor, write: impl FnOnce(&mut [u8]) -> R) -> Result<R> {
-    in_place(tensor, write)
-}
-
-fn in_place<T: Element, R>(tensor: &Tensor, write: impl FnOnce(&mut [T]) -> R) -> Result<R> {
+pub fn update_of<T: Element, R>(tensor: &Tensor, write: impl FnOnce(&mut [T]) -> R) -> Result<R> {
     let op = InPlace { write: RefCell::new(Some(write)), out: RefCell::new(None), of: PhantomData };
     tensor.inplace_op1(&op)?;
     op.out.into_inner().ok_or_else(|| Error::Internal("an in-place kernel did not run".into()))
 }
 
-/// What a CPU tensor written in place may hold.
-trait Element: Sized {
+/// What a CPU tensor may hold.
+pub trait Element: Sized + Copy {
     /// The elements, where they are of this type.
-    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+    fn read(storage: &CpuStorage) -> Option<&[Self]>;
+
+    /// As [`Element::read`], to be written.
+    fn write(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
 
-impl Element for f32 {
-    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        if let CpuStorage::F32(data) = storage { Some(data) } else { None }
-    }
+macro_rules! element {
+    ($type:ty, $variant:ident) => {
+        impl Element for $type {
+            fn read(storage: &CpuStorage) -> Option<&[Self]> {
+                if let CpuStorage::$variant(data) = storage { Some(data) } else { None }
+            }
+
+            fn write(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+                if let CpuStorage::$variant(data) = storage { Some(data) } else { None }
+            }
+        }
+    };
 }
 
-impl Element for u8 {
-    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]> {
-        if let CpuStorage::U8(data) = storage { Some(data) } else { None }
-    }
-}
+element!(f32, F32);
+element!(bf16, BF16);
+element!(u8, U8);
 
 struct InPlace<T, F, R> {
     write: RefCell<Option<F>>,
@@ -164,7 +180,7 @@ impl<T: Element, F: FnOnce(&mut [T]) -> R, R> InplaceOp1 for InPlace<T, F, R> {
         let Some((start, end)) = layout.contiguous_offsets() else {
             candle_core::bail!("an in-place kernel was given a strided tensor");
         };
-        let Some(data) = T::of(storage) else {
+        let Some(data) = T::write(storage) else {
             candle_core::bail!("an in-place kernel was given a tensor of another dtype");
         };
         if let Some(write) = self.write.borrow_mut().take() {
@@ -178,22 +194,22 @@ impl<T: Element, F: FnOnce(&mut [T]) -> R, R> InplaceOp1 for InPlace<T, F, R> {
 ///
 /// # Errors
 /// When the shape does not hold `data.len()` elements.
-pub fn from_vec(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+pub fn from_vec<T: WithDType>(data: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(data, shape.into(), &Device::Cpu)?)
 }
 
 /// A vector of `len` numbers that tasks fill, `chunk` at a time and each given which one, and what the
 /// tasks return. A chunk is cleared right before it is filled, while it is in the task's cache: cleared as
 /// a whole before, the vector would go through memory once more, on one thread.
-pub fn filled<R: Send>(
+pub fn filled<T: Stored, R: Send>(
     len: usize,
     chunk: usize,
-    fill: impl Fn(usize, &mut [f32]) -> R + Sync,
-) -> (Vec<f32>, Vec<R>) {
-    let mut out: Vec<f32> = Vec::with_capacity(len);
+    fill: impl Fn(usize, &mut [T]) -> R + Sync,
+) -> (Vec<T>, Vec<R>) {
+    let mut out: Vec<T> = Vec::with_capacity(len);
     let parts = out.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1)).enumerate();
-    let task = |(i, part): (usize, &mut [MaybeUninit<f32>])| {
-        part.fill(MaybeUninit::new(0.0));
+    let task = |(i, part): (usize, &mut [MaybeUninit<T>])| {
+        part.fill(MaybeUninit::new(T::ZERO));
         #[expect(unsafe_code, reason = "memory that was cleared just now")]
         // SAFETY: every element of the part was written.
         let part = unsafe { part.assume_init_mut() };
@@ -242,7 +258,7 @@ mod tests {
         update(&row, |s| s[0] = 9.0).unwrap();
         assert_eq!(&*view(&t).unwrap(), [1.0, 2.0, 9.0, 4.0]);
         let bytes = Tensor::zeros(3, DType::U8, &Device::Cpu).unwrap();
-        update_bytes(&bytes, |b| b[1] = 7).unwrap();
+        update_of(&bytes, |b: &mut [u8]| b[1] = 7).unwrap();
         assert_eq!(bytes.to_vec1::<u8>().unwrap(), [0, 7, 0]);
         assert!(update(&bytes, |_| ()).is_err());
         assert!(view(&t.t().unwrap()).is_err());

@@ -178,7 +178,7 @@ impl<'a> Run<'a> {
         let (Some(available), true) = (available, self.config.auto_find_batch_size) else {
             return Ok(());
         };
-        let each = memory::per_token(&decoder.config, self.keep);
+        let each = memory::per_token(decoder, self.keep);
         let lengths = self.prepared.train.lengths(self.config.cutoff_len);
         let batch = self.config.per_device_train_batch_size;
         let rows = memory::rows_that_fit(batch, &lengths, fixed, each, available);
@@ -282,7 +282,7 @@ impl<'a> Run<'a> {
         let mut room = self.plan.largest_yet(step, order);
         // Computing layers again would cost more than a pass.
         if let Some(mib) = self.config.activation_memory {
-            room = room.min(memory::tokens_kept(&decoder.config, (mib as u64) << 20));
+            room = room.min(memory::tokens_kept(decoder, (mib as u64) << 20));
         }
         let several = Passes { rows: passes::of(&parts, length, room), keep };
         let (all, largest) = (parts.iter().map(tokens).sum(), room.max(own));

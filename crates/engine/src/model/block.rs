@@ -5,7 +5,7 @@
 //! the normed inputs and the gated product are cheap to make again and are not kept.
 //! Shape letters as in `ops`.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::linear::{self, Linear, Mode, add};
 use super::store::{Grads, ParamId, Params};
@@ -14,6 +14,7 @@ use crate::ops::activation::Gate;
 use crate::ops::attention::{self, Attention};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::{Angles, Direction};
+use crate::ops::rounded;
 
 mod norms;
 
@@ -360,8 +361,29 @@ impl Block {
         }
     }
 
+    /// Whether the MLP keeps its inputs in bf16 ([`rounded`]).
+    #[must_use]
+    pub fn keeps_rounded(&self, params: &Params) -> bool {
+        let GateUp::Split([gate, up]) = &self.gate_up else { return false };
+        let (precision, weight) = (params.precision, params.value(gate.weight));
+        let plain = [gate, up, &self.down].into_iter().all(|layer| layer.plain(params));
+        let Ok((i, d)) = weight.dims2() else { return false };
+        plain && rounded::can_make(precision, weight, i, d, i)
+    }
+
+    /// The same of a pass whose tokens are those of `h_td`: a few tokens are not worth it.
+    fn rounds(&self, params: &Params, h_td: &Tensor) -> bool {
+        let Ok((t, d)) = h_td.dims2() else { return false };
+        self.keeps_rounded(params) && rounded::can_make(params.precision, h_td, t, d, d)
+    }
+
     fn gate_up(&self, pass: Pass<'_>, h: &Tensor) -> Result<(Tensor, Tensor, Vec<linear::Saved>)> {
         match &self.gate_up {
+            GateUp::Split([gate, up]) if self.rounds(pass.params, h) => {
+                let [gate, up] =
+                    [gate, up].map(|layer| rounded::forward_to(h, pass.params.value(layer.weight)));
+                Ok((gate?, up?, vec![linear::Saved::default(), linear::Saved::default()]))
+            }
             GateUp::Split([gate, up]) => {
                 let (gate, a) = gate.forward(pass.params, h, pass.mode)?;
                 let (up, b) = up.forward(pass.params, h, pass.mode)?;
@@ -385,6 +407,12 @@ impl Block {
         dy: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let (p, mode, down) = (pass.params, pass.mode, &self.down);
+        if gate_ti.dtype() == DType::BF16 {
+            let da = rounded::input_grad_to(dy, p.value(down.weight))?;
+            let (dgate, dup, a) = self.gate.backward_and_forward(gate_ti, up_ti, da)?;
+            down.param_backward(p, grads, Some(&a), saved, dy, None, mode)?;
+            return Ok((dgate, dup));
+        }
         if !down.in_halves() {
             let a = self.gate.forward(&gate_ti, &up_ti)?;
             let da = down.backward(p, grads, Some(&a), saved, dy, None, true, mode)?;

@@ -333,7 +333,7 @@ impl Decoder {
         let again = match keep {
             Keep::Intermediates => 0,
             Keep::Inputs => layers,
-            Keep::Within(bytes) => layers_again(&self.config, layers, batch.len(), bytes),
+            Keep::Within(bytes) => layers_again(self, layers, batch.len(), bytes),
         };
 
         let mut kept = Vec::with_capacity(self.blocks.len());

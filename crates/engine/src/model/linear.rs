@@ -87,6 +87,13 @@ impl Linear {
         Ok((y, Saved { u_tr: Some(u), dora: None }))
     }
 
+    /// Whether it is one product with an f32 weight and nothing else.
+    #[must_use]
+    pub fn plain(&self, params: &Params) -> bool {
+        let Self { weight, bias, lora } = self;
+        bias.is_none() && lora.is_none() && params.get(*weight).packed.is_none()
+    }
+
     /// Whether one of its parameters, or of its adapter's, wants a gradient.
     #[must_use]
     pub fn trained(&self, grads: &Grads) -> bool {

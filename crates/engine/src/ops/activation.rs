@@ -4,13 +4,14 @@
 //! Backward overwrites the saved gate and up with their gradients: nobody reads them afterwards.
 //! Source: Shazeer, "GLU Variants Improve Transformer", 2020.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor, WithDType};
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::ops::gpu;
-use crate::simd::{CHUNK, sigmoid, tanh, with_simd};
-use crate::tensor::{Place, filled, from_vec, place, update, view};
+use crate::simd::{CHUNK, Stored, sigmoid, tanh, with_simd};
+use crate::tensor::{Element, Place, filled, from_vec, place, update_of, view_of};
 
 /// Which function gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,14 @@ impl Gate {
             Place::Gpu(m) => return gpu::activation::forward(&*m, self, gate_ti, up_ti),
             Place::Composed => return self.forward_composed(gate_ti, up_ti),
         }
-        let (gate, up) = (view(gate_ti)?, view(up_ti)?);
+        match gate_ti.dtype() {
+            DType::BF16 => self.forward_on::<bf16>(gate_ti, up_ti),
+            _ => self.forward_on::<f32>(gate_ti, up_ti),
+        }
+    }
+
+    fn forward_on<T: Kept>(self, gate_ti: &Tensor, up_ti: &Tensor) -> Result<Tensor> {
+        let (gate, up) = (view_of::<T>(gate_ti)?, view_of::<T>(up_ti)?);
         let out = match self {
             Self::Silu => gated(&gate, &up, silu),
             Self::GeluTanh => gated(&gate, &up, gelu_tanh),
@@ -55,14 +63,21 @@ impl Gate {
             Place::Gpu(m) => return gpu::activation::backward(&*m, self, &gate_ti, &up_ti, da_ti),
             Place::Composed => return self.backward_composed(&gate_ti, &up_ti, da_ti),
         }
-        let da = view(da_ti)?;
-        update(&gate_ti, |gate| {
-            update(&up_ti, |up| match self {
+        match gate_ti.dtype() {
+            DType::BF16 => self.backward_on::<bf16>(&gate_ti, &up_ti, da_ti)?,
+            _ => self.backward_on::<f32>(&gate_ti, &up_ti, da_ti)?,
+        }
+        Ok((gate_ti, up_ti))
+    }
+
+    fn backward_on<T: Kept>(self, gate_ti: &Tensor, up_ti: &Tensor, da_ti: &Tensor) -> Result<()> {
+        let da = view_of::<T>(da_ti)?;
+        update_of(gate_ti, |gate: &mut [T]| {
+            update_of(up_ti, |up| match self {
                 Self::Silu => grads(gate, up, &da, silu),
                 Self::GeluTanh => grads(gate, up, &da, gelu_tanh),
             })
-        })??;
-        Ok((gate_ti, up_ti))
+        })?
     }
 
     /// As [`Gate::backward`], and the product once more, in the place of its gradient: one pass does both.
@@ -86,15 +101,27 @@ impl Gate {
                 return Ok((dgate, dup, a));
             }
         }
-        update(&gate_ti, |gate| {
-            update(&up_ti, |up| {
-                update(&da_ti, |da| match self {
+        match gate_ti.dtype() {
+            DType::BF16 => self.backward_and_forward_on::<bf16>(&gate_ti, &up_ti, &da_ti)?,
+            _ => self.backward_and_forward_on::<f32>(&gate_ti, &up_ti, &da_ti)?,
+        }
+        Ok((gate_ti, up_ti, da_ti))
+    }
+
+    fn backward_and_forward_on<T: Kept>(
+        self,
+        gate_ti: &Tensor,
+        up_ti: &Tensor,
+        da_ti: &Tensor,
+    ) -> Result<()> {
+        update_of(gate_ti, |gate: &mut [T]| {
+            update_of(up_ti, |up| {
+                update_of(da_ti, |da| match self {
                     Self::Silu => grads_and_product(gate, up, da, silu),
                     Self::GeluTanh => grads_and_product(gate, up, da, gelu_tanh),
                 })
             })
-        })???;
-        Ok((gate_ti, up_ti, da_ti))
+        })??
     }
 
     fn forward_composed(self, gate_ti: &Tensor, up_ti: &Tensor) -> Result<Tensor> {
@@ -134,17 +161,22 @@ impl Gate {
 // The function is chosen outside the loops: a choice inside becomes both functions of every number, since vector
 // code has no branches.
 
+/// What the tensors hold: f32, or bf16 ([`super::rounded`]).
+trait Kept: Element + Stored + WithDType {}
+
+impl<T: Element + Stored + WithDType> Kept for T {}
+
 /// `act(gate) * up`.
-fn gated(gate: &[f32], up: &[f32], act: impl Fn(f32) -> (f32, f32) + Sync) -> Vec<f32> {
+fn gated<T: Kept>(gate: &[T], up: &[T], act: impl Fn(f32) -> (f32, f32) + Sync) -> Vec<T> {
     /// A piece is still in the first cache when it is written after it was cleared.
     const PIECE: usize = CHUNK / 4;
-    let (out, _) = filled(gate.len(), PIECE, |i, out| {
+    let (out, _) = filled(gate.len(), PIECE, |i, out: &mut [T]| {
         let (gate, up) = (&gate[i * PIECE..], &up[i * PIECE..]);
         with_simd(
             #[inline(always)]
             || {
                 for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                    *out = act(*gate).0 * up;
+                    *out = T::put(act(gate.get()).0 * up.get());
                 }
             },
         );
@@ -153,16 +185,17 @@ fn gated(gate: &[f32], up: &[f32], act: impl Fn(f32) -> (f32, f32) + Sync) -> Ve
 }
 
 /// Puts the gradients of gate and up in their places.
-fn grads(gate: &mut [f32], up: &mut [f32], da: &[f32], act: impl Fn(f32) -> (f32, f32) + Sync) {
+fn grads<T: Kept>(gate: &mut [T], up: &mut [T], da: &[T], act: impl Fn(f32) -> (f32, f32) + Sync) {
     let chunks = gate.par_chunks_mut(CHUNK).zip(up.par_chunks_mut(CHUNK)).zip(da.par_chunks(CHUNK));
     chunks.for_each(|((gate, up), da)| {
         with_simd(
             #[inline(always)]
             || {
                 for ((gate, up), da) in gate.iter_mut().zip(up).zip(da) {
-                    let (value, slope) = act(*gate);
-                    *gate = da * *up * slope;
-                    *up = da * value;
+                    let (value, slope) = act(gate.get());
+                    let (u, da) = (up.get(), da.get());
+                    *gate = T::put(da * u * slope);
+                    *up = T::put(da * value);
                 }
             },
         );
@@ -170,10 +203,10 @@ fn grads(gate: &mut [f32], up: &mut [f32], da: &[f32], act: impl Fn(f32) -> (f32
 }
 
 /// As [`grads`], and the product in the place of its gradient.
-fn grads_and_product(
-    gate: &mut [f32],
-    up: &mut [f32],
-    da: &mut [f32],
+fn grads_and_product<T: Kept>(
+    gate: &mut [T],
+    up: &mut [T],
+    da: &mut [T],
     act: impl Fn(f32) -> (f32, f32) + Sync,
 ) {
     let chunks = gate.par_chunks_mut(CHUNK).zip(up.par_chunks_mut(CHUNK));
@@ -182,11 +215,11 @@ fn grads_and_product(
             #[inline(always)]
             || {
                 for ((gate, up), da) in gate.iter_mut().zip(up).zip(da) {
-                    let (value, slope) = act(*gate);
-                    let a = value * *up;
-                    *gate = *da * *up * slope;
-                    *up = *da * value;
-                    *da = a;
+                    let (value, slope) = act(gate.get());
+                    let (u, d) = (up.get(), da.get());
+                    *gate = T::put(d * u * slope);
+                    *up = T::put(d * value);
+                    *da = T::put(value * u);
                 }
             },
         );
@@ -233,6 +266,28 @@ mod tests {
                     close(got, want, 0.0);
                 }
                 finite_difference(&g, &dg, 2e-2, |g| dot(&gate.forward(g, &u).unwrap(), &da));
+                // rounded, against f32 of the rounded numbers
+                let half = |x: &Tensor| x.to_dtype(DType::BF16).unwrap();
+                let wide = |x: &Tensor| x.to_dtype(DType::F32).unwrap();
+                let halves = [&g, &u, &da].map(half);
+                let [g3, u3, da3] = halves.each_ref().map(wide);
+                let near = |got: &Tensor, want: &Tensor| {
+                    assert_eq!(got.dtype(), DType::BF16);
+                    close(&wide(got), &wide(&half(want)), 8e-3);
+                };
+                let [g4, u4, da4] = halves.each_ref().map(|x| x.copy().unwrap());
+                near(&gate.forward(&g4, &u4).unwrap(), &gate.forward(&g3, &u3).unwrap());
+                let (dg3, du3, a3) = gate.backward_and_forward(g3, u3, da3).unwrap();
+                let (dg5, du5) = {
+                    let (g5, u5) = (g4.copy().unwrap(), u4.copy().unwrap());
+                    gate.backward(g5, u5, &da4).unwrap()
+                };
+                let (dg4, du4, a4) = gate.backward_and_forward(g4, u4, da4).unwrap();
+                for (got, want) in
+                    [(&dg4, &dg3), (&du4, &du3), (&a4, &a3), (&dg5, &dg3), (&du5, &du3)]
+                {
+                    near(got, want);
+                }
             }
         }
     }

@@ -21,10 +21,11 @@ use rayon::prelude::*;
 use super::matmul::{Into, Threads};
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::mask;
-use kernel::{Kernel, Place, Unit};
+use kernel::{Kernel, Place, Sums, Unit};
 pub use operand::{Form, Grain, Lanes, Operand, Part};
-pub use pack::{Limbs, Tile};
+pub use pack::{Limbs, Number, Tile};
 use pack::{SIDE, STEP};
+use packed::BLOCK;
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -92,9 +93,36 @@ fn with_tiles<R>(
     result
 }
 
+/// The first element of a product's result.
+#[derive(Clone, Copy)]
+enum Start {
+    /// Sums.
+    Whole(*mut f32),
+    /// Sums that are rounded.
+    Rounded(*mut half::bf16),
+}
+
+impl Start {
+    /// Where the element lies that is so many further.
+    fn address(self, further: usize) -> *const u8 {
+        match self {
+            Self::Whole(start) => start.wrapping_add(further).cast_const().cast(),
+            Self::Rounded(start) => start.wrapping_add(further).cast_const().cast(),
+        }
+    }
+
+    /// Bytes of an element.
+    fn size(self) -> usize {
+        match self {
+            Self::Whole(_) => size_of::<f32>(),
+            Self::Rounded(_) => size_of::<half::bf16>(),
+        }
+    }
+}
+
 /// Where a product goes: rows `stride` elements apart.
 struct Destination {
-    start: *mut f32,
+    start: Start,
     stride: usize,
     rows: usize,
     cols: usize,
@@ -122,13 +150,41 @@ pub(super) unsafe fn product(
     left: &dyn Operand,
     right: &dyn Operand,
 ) {
-    let to = Destination { start: dst, stride, rows: left.lanes(), cols: right.lanes() };
-    let large = to.rows * to.cols * left.terms() >= SMALL;
-    let threads = match threads {
-        Threads::Pool if large => rayon::current_num_threads(),
-        _ => 1,
-    };
-    multiply((Kernel::best(), limbs, threads), &to, into, left, right);
+    let start = Start::Whole(dst);
+    let to = Destination { start, stride, rows: left.lanes(), cols: right.lanes() };
+    multiply((Kernel::best(), limbs, threads.of(&to, left)), &to, into, left, right);
+}
+
+/// Whether the sums of so many terms are finished in registers: only such a product can be [`rounded`].
+#[must_use]
+pub(super) fn in_one_stretch(limbs: Limbs, terms: usize) -> bool {
+    stretches(limbs, terms, 1).len() == 1
+}
+
+/// `dst = a b`, each sum rounded to bf16, row-major.
+///
+/// # Safety
+/// As [`product`], for `left.lanes() * right.lanes()` elements.
+///
+/// # Panics
+/// As [`product`], and when the terms are not [`in_one_stretch`].
+#[expect(unsafe_code, reason = "a destination that may be uninitialised comes as a pointer")]
+pub(super) unsafe fn rounded(dst: *mut half::bf16, left: &dyn Operand, right: &dyn Operand) {
+    let (rows, cols) = (left.lanes(), right.lanes());
+    let to = Destination { start: Start::Rounded(dst), stride: cols, rows, cols };
+    assert!(in_one_stretch(Limbs::One, left.terms()), "bf16: too many terms to round their sum");
+    let threads = Threads::Pool.of(&to, left);
+    multiply((Kernel::best(), Limbs::One, threads), &to, Into::Overwrite, left, right);
+}
+
+impl Threads {
+    /// How many.
+    fn of(self, to: &Destination, left: &dyn Operand) -> usize {
+        match self {
+            Self::Pool if to.rows * to.cols * left.terms() >= SMALL => rayon::current_num_threads(),
+            _ => 1,
+        }
+    }
 }
 
 fn multiply(
@@ -216,6 +272,10 @@ fn pack_whole(
     }
 }
 
+/// Sums of a block that are rounded next, in the first cache.
+#[repr(align(64))]
+struct BlockSums(Sums);
+
 /// What the groups of one product share.
 struct Task<'a> {
     kernel: Kernel,
@@ -279,12 +339,25 @@ impl Task<'_> {
         let Destination { start, stride, .. } = *self.to;
         let (rows, cols) = (self.to.rows - row, self.to.cols - col);
         let part = (rows.min(2 * SIDE), cols.min(2 * SIDE));
-        let next = start.wrapping_add(next.0 * stride + next.1).cast_const();
+        let (at, next) = (row * stride + col, start.address(next.0 * stride + next.1));
+        let next_stride = start.size() * stride;
         #[expect(unsafe_code, reason = "kernels write blocks of a matrix that threads share")]
         // SAFETY: the block lies inside the destination, in lanes that are this task's alone.
         unsafe {
-            let start = start.add(row * stride + col);
-            unit.block(self.limbs, each, operands, part, Place { start, stride, into, next });
+            match start {
+                Start::Whole(start) => {
+                    let start = start.add(at);
+                    let place = Place { start, stride, into, next, next_stride };
+                    unit.block(self.limbs, each, operands, part, place);
+                }
+                Start::Rounded(to) => {
+                    let mut sums = BlockSums([0.0; BLOCK * BLOCK]);
+                    let (start, into) = (sums.0.as_mut_ptr(), Into::Overwrite);
+                    let place = Place { start, stride: BLOCK, into, next, next_stride };
+                    unit.block(self.limbs, each, operands, part, place);
+                    kernel::round_sums(&sums.0, part, to.add(at), stride);
+                }
+            }
         }
     }
 }

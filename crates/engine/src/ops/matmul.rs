@@ -6,12 +6,12 @@
 //! `dw_od += dy_toᵀ x_td`. Transposes are strides, never copies; accumulation happens inside the
 //! product. Both split over rows and columns only, so results do not depend on the thread count.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use gemm::Parallelism;
 
 use super::bf16::{self, Limbs};
 use super::columns::Columns;
-use super::gpu;
+use super::{gpu, rounded};
 use crate::error::{Error, Result};
 use crate::tensor::{Place, from_vec, place, update, view};
 
@@ -67,18 +67,18 @@ impl Precision {
 
 /// A matrix inside a slice: `rows` x `cols` with element strides.
 #[derive(Clone, Copy)]
-pub struct Mat<'a> {
-    data: &'a [f32],
+pub struct Mat<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     cols: usize,
     row_stride: usize,
     col_stride: usize,
 }
 
-impl<'a> Mat<'a> {
+impl<'a, T> Mat<'a, T> {
     /// A row-major matrix that fills `data`, with rows `row_stride` apart.
     #[must_use]
-    pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         Self { data, rows, cols, row_stride, col_stride: 1 }
     }
 
@@ -114,7 +114,7 @@ impl<'a> Mat<'a> {
 
     /// The slice from an element on; empty beyond its end.
     #[must_use]
-    pub fn from(&self, row: usize, col: usize) -> &'a [f32] {
+    pub fn from(&self, row: usize, col: usize) -> &'a [T] {
         self.data.get(row * self.row_stride + col * self.col_stride..).unwrap_or(&[])
     }
 
@@ -173,7 +173,7 @@ fn product_into(
 
 /// # Panics
 /// When the shapes do not fit or a matrix reaches past its slice: a bug in the calling kernel.
-pub(crate) fn fits(a: &Mat<'_>, b: &Mat<'_>) {
+pub(crate) fn fits<A, B>(a: &Mat<'_, A>, b: &Mat<'_, B>) {
     assert_eq!(a.cols, b.rows, "gemm: inner dimensions differ");
     let empty = a.rows == 0 || b.cols == 0 || a.cols == 0;
     assert!(empty || (a.last() < a.data.len() && b.last() < b.data.len()), "gemm: operand short");
@@ -254,6 +254,9 @@ pub fn forward(precision: Precision, x_td: &Tensor, w_od: &Tensor) -> Result<Ten
         Place::Gpu(m) => return gpu::matmul::forward(&*m, precision, x_td, w_od),
         Place::Composed => return Ok(x_td.matmul(&w_od.t()?)?),
     }
+    if x_td.dtype() == DType::BF16 {
+        return rounded::forward(precision, x_td, w_od);
+    }
     let (x, w) = (view(x_td)?, view(w_od)?);
     let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
     from_vec(product(precision, Threads::Pool, 1.0, a, b), (t, o))
@@ -315,6 +318,9 @@ pub fn input_grad(
             });
         }
     }
+    if dy_to.dtype() == DType::BF16 {
+        return rounded::input_grad(precision, dx_td, scale, dy_to, w_od);
+    }
     let (dy, w) = (view(dy_to)?, view(w_od)?);
     let (a, b) = (Mat::new(&dy, t, o, o), Mat::new(&w, o, d, d));
     if let Some(dx_td) = dx_td {
@@ -351,6 +357,9 @@ pub fn weight_grad(
             };
             return Ok(dw_od.slice_set(&sum, 0, 0)?);
         }
+    }
+    if dy_to.dtype() == DType::BF16 || x_td.dtype() == DType::BF16 {
+        return rounded::weight_grad(precision, dw_od, into, scale, dy_to, x_td);
     }
     let (dy, x) = (view(dy_to)?, view(x_td)?);
     let (a, b) = (Mat::new(&dy, t, o, o).t(), Mat::new(&x, t, d, d));

@@ -16,7 +16,7 @@ use crate::optim::adamw::AdamW;
 use crate::optim::lion::Lion;
 use crate::optim::rule::{Rate, Slots, Spec};
 use crate::simd::CHUNK;
-use crate::tensor::{update, update_bytes, view};
+use crate::tensor::{update, update_of, view};
 
 use code::{BLOCK, SIGNED, UNSIGNED};
 
@@ -72,9 +72,9 @@ pub fn adamw_step(
     let [v, v_max] = [slots.get(V[0])?, slots.get(V[1])?];
     let blocks = CHUNK / BLOCK;
     update(param, |p| {
-        update_bytes(m, |m| {
+        update_of(m, |m| {
             update(m_max, |m_max| {
-                update_bytes(v, |v| {
+                update_of(v, |v| {
                     update(v_max, |v_max| {
                         p.par_chunks_mut(CHUNK)
                             .zip(g.par_chunks(CHUNK))
@@ -123,7 +123,7 @@ pub fn lion_step(
     let g = view(grad)?;
     let [m, m_max] = [slots.get(M[0])?, slots.get(M[1])?];
     update(param, |p| {
-        update_bytes(m, |m| {
+        update_of(m, |m| {
             update(m_max, |m_max| {
                 p.par_chunks_mut(BLOCK)
                     .zip(g.par_chunks(BLOCK))

@@ -181,7 +181,7 @@ macro_rules! each_step {
             b1 = inout(reg) $b.1.as_ptr() => _,
             row = in(reg) 64usize,
             next = inout(reg) $place.next => _,
-            stride = in(reg) $place.stride * size_of::<f32>(),
+            stride = in(reg) $place.next_stride,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack, readonly),
         )
@@ -277,7 +277,13 @@ unsafe fn three(steps: usize, a: Panels<'_>, b: Panels<'_>, place: Place) {
 pub unsafe fn edge(limbs: Limbs, each: usize, a: &[Tile], b: &[Tile]) -> Sums {
     let mut sums = [0f32; 2 * SIDE * 2 * SIDE];
     let start = sums.as_mut_ptr();
-    let place = Place { start, stride: 2 * SIDE, into: Into::Overwrite, next: start };
+    let place = Place {
+        start,
+        stride: 2 * SIDE,
+        into: Into::Overwrite,
+        next: start.cast(),
+        next_stride: 0,
+    };
     // SAFETY: the caller's promise; the sums are a block.
     unsafe {
         block(limbs, Panels::of(a, each), Panels::of(b, each), place);

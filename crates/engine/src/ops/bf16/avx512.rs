@@ -3,16 +3,20 @@
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, __mmask16, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps,
     _mm512_and_si512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_castsi512_si256, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_epi16, _mm512_maskz_loadu_epi16,
     _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_permutex2var_epi16,
     _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps,
-    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps,
+    _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 use std::mem::transmute;
 
-use super::kernel::{Panels, Place, TileSums};
-use super::pack::{Limbs, SIDE, STEP, Source, Tile};
+use half::bf16;
+
+use super::kernel::{Panels, Place, Sums, TileSums};
+use super::pack::{Limbs, Number, SIDE, STEP, Source, Tile};
 use super::{Form, Into};
 
 /// Whether the CPU has the instructions of this file.
@@ -50,7 +54,12 @@ const UPPER: [u16; 32] = {
 /// [`detected`], source and tiles fit each other, and one of the source's strides is 1.
 #[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub unsafe fn part(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
+pub unsafe fn part<T: Number>(
+    source: &Source<'_, T>,
+    form: Form,
+    limbs: Limbs,
+    tiles: &mut [Tile],
+) {
     // SAFETY: the caller's promise.
     unsafe {
         match source.term_stride {
@@ -66,7 +75,7 @@ pub unsafe fn part(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [T
 /// four sets.)
 #[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn by_lane(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
+unsafe fn by_lane<T: Number>(source: &Source<'_, T>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
     let count = limbs.count();
     for (p, panel) in tiles.chunks_exact_mut(limbs.tiles(source.terms).max(1)).enumerate() {
         for (s, tiles) in panel.chunks_exact_mut(count).enumerate() {
@@ -90,8 +99,8 @@ unsafe fn by_lane(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
 }
 
 /// Up to 16 lanes x 32 terms of a source.
-struct Block {
-    from: *const f32,
+struct Block<T> {
+    from: *const T,
     /// Elements from a lane to the next.
     stride: usize,
     lanes: usize,
@@ -100,17 +109,17 @@ struct Block {
 }
 
 #[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
-impl Block {
+impl<T: Number> Block<T> {
     /// Sixteen terms of a lane.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn load(&self, lane: usize, half: usize) -> __m512 {
         let terms = self.terms.saturating_sub(half * SIDE);
         let mask = if lane < self.lanes { mask(terms) } else { 0 };
         let from = self.from.wrapping_add(lane * self.stride + half * SIDE);
         _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD).cast());
         // SAFETY: masked to what there is.
-        _mm512_mul_ps(unsafe { _mm512_maskz_loadu_ps(mask, from) }, self.scale)
+        _mm512_mul_ps(unsafe { T::load(mask, from) }, self.scale)
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -140,7 +149,7 @@ impl Block {
 /// The lanes of a term lie side by side.
 #[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn by_pair(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
+unsafe fn by_pair<T: Number>(source: &Source<'_, T>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
     let scale = _mm512_set1_ps(source.scale);
     let (steps, count) = (source.terms.div_ceil(STEP), limbs.count());
     let panels = source.lanes.div_ceil(SIDE);
@@ -158,8 +167,8 @@ unsafe fn by_pair(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
                 unsafe {
                     let from =
                         source.data.as_ptr().wrapping_add(term * source.term_stride + p * SIDE);
-                    let low = _mm512_maskz_loadu_ps(first, from);
-                    let high = _mm512_maskz_loadu_ps(second, from.wrapping_add(source.term_stride));
+                    let low = T::load(first, from);
+                    let high = T::load(second, from.wrapping_add(source.term_stride));
                     // each row is elsewhere in memory, so that no cache asks for the next by itself
                     let next = from.wrapping_add(ROWS_AHEAD * source.term_stride);
                     _mm_prefetch::<_MM_HINT_T0>(next.cast());
@@ -174,6 +183,47 @@ unsafe fn by_pair(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Ti
                 let tiles = &mut tiles[(p * steps + s) * count..][..count];
                 tiles.iter_mut().for_each(|tile| transpose(tile));
             }
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
+impl Number for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn load(mask: __mmask16, from: *const Self) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_maskz_loadu_ps(mask, from) }
+    }
+}
+
+#[expect(unsafe_code, reason = "vector instructions on parts of a slice")]
+impl Number for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn load(mask: __mmask16, from: *const Self) -> __m512 {
+        // SAFETY: the caller's promise.
+        let halves = unsafe { _mm512_maskz_loadu_epi16(mask.into(), from.cast()) };
+        let wide = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(halves));
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+    }
+}
+
+/// Rounds the first `rows` x `cols` of a block's sums to `to`, rows `stride` elements apart.
+///
+/// # Safety
+/// [`detected`], and so many elements from `to` on are the caller's.
+#[expect(unsafe_code, reason = "vector instructions on shared memory")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub unsafe fn round_sums(sums: &Sums, (rows, cols): (usize, usize), to: *mut bf16, stride: usize) {
+    let mask = if cols >= 2 * SIDE { !0 } else { (1 << cols) - 1 };
+    for (r, row) in sums.as_chunks::<{ 2 * SIDE }>().0.iter().take(rows).enumerate() {
+        // SAFETY: a row of sums is two registers; the caller's promise.
+        unsafe {
+            let (low, high) =
+                (_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row[SIDE..].as_ptr()));
+            let both = bits(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_mask_storeu_epi16(to.add(r * stride).cast(), mask, both);
         }
     }
 }

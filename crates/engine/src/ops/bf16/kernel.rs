@@ -2,8 +2,10 @@
 
 use std::sync::LazyLock;
 
+use half::bf16;
+
 use super::Into;
-use super::pack::{Limbs, SIDE, Tile};
+use super::pack::{Limbs, SIDE, Tile, round};
 
 /// Sums of a block: 32 rows of 32.
 pub type Sums = [f32; 2 * SIDE * 2 * SIDE];
@@ -34,7 +36,9 @@ pub struct Place {
     /// Whether they are added to what is there.
     pub into: Into,
     /// Where the next block goes, which the cache is asked for meanwhile; any address will do.
-    pub next: *const f32,
+    pub next: *const u8,
+    /// Bytes from its rows to the next.
+    pub next_stride: usize,
 }
 
 /// What multiplies bf16 numbers.
@@ -232,6 +236,25 @@ unsafe fn write(sums: &[f32], width: usize, (rows, cols): (usize, usize), place:
                     Into::Add => *to += sum,
                 }
             }
+        }
+    }
+}
+
+/// Rounds the first `rows` x `cols` of a block's sums to `to`, rows `stride` elements apart.
+///
+/// # Safety
+/// So many elements from `to` on are the caller's.
+#[expect(unsafe_code, reason = "the destination is a part of a matrix that threads share")]
+pub unsafe fn round_sums(sums: &Sums, (rows, cols): (usize, usize), to: *mut bf16, stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if super::avx512::detected() {
+        // SAFETY: the caller's promise; the CPU has the instructions.
+        return unsafe { super::avx512::round_sums(sums, (rows, cols), to, stride) };
+    }
+    for (r, row) in sums.chunks_exact(2 * SIDE).take(rows).enumerate() {
+        for (c, sum) in row.iter().take(cols).enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { to.add(r * stride + c).write(bf16::from_bits(round(*sum))) };
         }
     }
 }

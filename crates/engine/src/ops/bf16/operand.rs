@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::super::matmul::Mat;
-use super::pack::{self, Limbs, Source, Tile};
+use super::pack::{self, Limbs, Number, Source, Tile};
 
 /// Which side of a product a tile is for. See [`super::pack`] for the two layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,28 +53,28 @@ pub trait Operand: Sync {
     fn pack(&self, part: Part, tiles: &mut [Tile]);
 }
 
-/// An f32 matrix as an operand.
+/// A matrix as an operand.
 #[derive(Clone, Copy)]
-pub struct Lanes<'a> {
-    mat: Mat<'a>,
+pub struct Lanes<'a, T = f32> {
+    mat: Mat<'a, T>,
     scale: f32,
 }
 
-impl<'a> Lanes<'a> {
+impl<'a, T> Lanes<'a, T> {
     /// The rows of `a`, times `scale` (before they are rounded).
     #[must_use]
-    pub fn rows(a: Mat<'a>, scale: f32) -> Self {
+    pub fn rows(a: Mat<'a, T>, scale: f32) -> Self {
         Self { mat: a, scale }
     }
 
     /// The columns of `b`.
     #[must_use]
-    pub fn columns(b: Mat<'a>) -> Self {
+    pub fn columns(b: Mat<'a, T>) -> Self {
         Self { mat: b.t(), scale: 1.0 }
     }
 }
 
-impl Operand for Lanes<'_> {
+impl<T: Number> Operand for Lanes<'_, T> {
     fn lanes(&self) -> usize {
         self.mat.rows()
     }

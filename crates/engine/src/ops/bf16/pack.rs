@@ -5,6 +5,7 @@
 //! transpose, in units of 32 bits.
 
 use super::Form;
+use crate::simd::Stored;
 
 /// Lanes of a tile, and pairs of terms.
 pub const SIDE: usize = 16;
@@ -59,10 +60,24 @@ impl Tile {
     pub const ZERO: Self = Self([0; SIDE * SIDE]);
 }
 
-/// A part of an f32 matrix, from its first number on.
-pub struct Source<'a> {
+/// A number of an operand.
+pub trait Number: Stored {
+    /// Sixteen that lie side by side, those that `mask` leaves out 0.
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 F and BW, and the numbers of the mask may be read.
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "vector instructions")]
+    unsafe fn load(
+        mask: std::arch::x86_64::__mmask16,
+        from: *const Self,
+    ) -> std::arch::x86_64::__m512;
+}
+
+/// A part of a matrix, from its first number on.
+pub struct Source<'a, T = f32> {
     /// From the first number on.
-    pub data: &'a [f32],
+    pub data: &'a [T],
     /// Elements from a lane to the next.
     pub lane_stride: usize,
     /// Elements from a term to the next.
@@ -75,7 +90,7 @@ pub struct Source<'a> {
     pub scale: f32,
 }
 
-impl Source<'_> {
+impl<T> Source<'_, T> {
     /// Whether all of it lies inside `data`, and `tiles` are as many as it fills.
     fn fits(&self, limbs: Limbs, tiles: usize) -> bool {
         let last = |n: usize, stride: usize| n.saturating_sub(1) * stride;
@@ -89,7 +104,7 @@ impl Source<'_> {
 ///
 /// # Panics
 /// When the source reaches past its slice, or there are more or fewer tiles: a bug in the operand.
-pub fn part(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
+pub fn part<T: Number>(source: &Source<'_, T>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
     assert!(source.fits(limbs, tiles.len()), "bf16: operand or tiles short");
     #[cfg(target_arch = "x86_64")]
     if source.lane_stride.min(source.term_stride) == 1 && super::avx512::detected() {
@@ -101,13 +116,18 @@ pub fn part(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
 }
 
 /// As [`part`], number by number.
-pub(super) fn portable(source: &Source<'_>, form: Form, limbs: Limbs, tiles: &mut [Tile]) {
+pub(super) fn portable<T: Number>(
+    source: &Source<'_, T>,
+    form: Form,
+    limbs: Limbs,
+    tiles: &mut [Tile],
+) {
     let at = |limb: usize, lane: usize, term: usize| {
         if lane >= source.lanes || term >= source.terms {
             return 0;
         }
         let x = source.data[lane * source.lane_stride + term * source.term_stride];
-        let x = x * source.scale;
+        let x = x.get() * source.scale;
         u32::from(match limbs {
             Limbs::One => round(x),
             Limbs::Three => cut(x)[limb],
@@ -139,7 +159,7 @@ fn cut(x: f32) -> [u16; 3] {
 
 /// The nearest bf16, ties to even. What is too small for a normal number is 0, as the CPUs' own
 /// instruction has it.
-fn round(x: f32) -> u16 {
+pub(super) fn round(x: f32) -> u16 {
     if x.is_subnormal() {
         return half::bf16::from_f32(0.0f32.copysign(x)).to_bits();
     }

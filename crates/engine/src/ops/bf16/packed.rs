@@ -127,7 +127,8 @@ pub fn multiply(
         let right = right.panels(col);
         for (i, row) in rows.clone().enumerate() {
             let start = dst[i * BLOCK * stride + j * BLOCK..].as_mut_ptr();
-            let place = Place { start, stride, into, next: start };
+            let next = start.cast_const().cast();
+            let place = Place { start, stride, into, next, next_stride: 4 * stride };
             #[expect(unsafe_code, reason = "kernels write blocks of a matrix")]
             // SAFETY: the block lies inside `dst`, which is ours.
             unsafe {

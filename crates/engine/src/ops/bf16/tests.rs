@@ -82,7 +82,7 @@ fn check(kernel: Kernel, limbs: Limbs, (m, n, k): (usize, usize, usize), ta: boo
     let stride = n + 3;
     let mut dst = vec![0.5f32; m * stride];
     for (into, times) in [(Into::Overwrite, 1.0), (Into::Add, 2.0)] {
-        let to = Destination { start: dst.as_mut_ptr(), stride, rows: m, cols: n };
+        let to = Destination { start: Start::Whole(dst.as_mut_ptr()), stride, rows: m, cols: n };
         let left = Lanes::rows(left, scale);
         if into == Into::Overwrite {
             multiply((kernel, limbs, 1), &to, into, &left, &Lanes::columns(right));
@@ -113,7 +113,7 @@ fn a_sum_of_many_terms() {
     assert!(n / SIDE * Limbs::Three.tiles(k) > SHARE);
     let (a, b) = (numbers(5, m * k), numbers(6, k * n));
     let mut dst = vec![1f32; m * n];
-    let to = Destination { start: dst.as_mut_ptr(), stride: n, rows: m, cols: n };
+    let to = Destination { start: Start::Whole(dst.as_mut_ptr()), stride: n, rows: m, cols: n };
     let left = Lanes::rows(Mat::new(&a, m, k, k), 1.0);
     let right = Lanes::columns(Mat::new(&b, k, n, n));
     multiply((Kernel::best(), Limbs::Three, 2), &to, Into::Add, &left, &right);
@@ -131,7 +131,7 @@ fn threads_do_not_change_a_bit() {
     let product = |limbs: Limbs, threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut dst = vec![0f32; m * n];
-        let to = Destination { start: dst.as_mut_ptr(), stride: n, rows: m, cols: n };
+        let to = Destination { start: Start::Whole(dst.as_mut_ptr()), stride: n, rows: m, cols: n };
         let left = Lanes::rows(Mat::new(&a, m, k, k), 1.0);
         let right = Lanes::columns(Mat::new(&b, k, n, n));
         pool.install(|| {
@@ -152,7 +152,8 @@ fn no_terms_are_a_sum_of_zero() {
     let empty: [f32; 0] = [];
     for kernel in Kernel::all() {
         let mut dst = vec![7f32; 40 * 40];
-        let to = Destination { start: dst.as_mut_ptr(), stride: 40, rows: 40, cols: 40 };
+        let to =
+            Destination { start: Start::Whole(dst.as_mut_ptr()), stride: 40, rows: 40, cols: 40 };
         let left = Lanes::rows(Mat::new(&empty, 40, 0, 0), 1.0);
         let right = Lanes::columns(Mat::new(&empty, 0, 40, 40));
         for limbs in [Limbs::One, Limbs::Three] {
