@@ -107,7 +107,7 @@ pub fn tokens_kept(decoder: &Decoder, budget: u64) -> usize {
 /// Bytes that a layer keeps of each token.
 fn layer_token(decoder: &Decoder) -> u64 {
     let config = &decoder.config;
-    let rounded = decoder.blocks.first().is_some_and(|block| block.keeps_rounded(&decoder.params));
+    let rounded = decoder.blocks.first().is_some_and(|block| block.rounds(&decoder.params, None));
     let (d, i) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_width(), config.kv_width());
     let raw = if config.qk_norm { q + kv } else { 0 } + if config.post_norms { 2 * d } else { 0 };

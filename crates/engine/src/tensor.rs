@@ -194,7 +194,15 @@ impl<T: Element, F: FnOnce(&mut [T]) -> R, R> InplaceOp1 for InPlace<T, F, R> {
 ///
 /// # Errors
 /// When the shape does not hold `data.len()` elements.
-pub fn from_vec<T: WithDType>(data: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
+pub fn from_vec(data: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    from_vec_of(data, shape)
+}
+
+/// As [`from_vec`], for a tensor of `T`.
+///
+/// # Errors
+/// As [`from_vec`].
+pub fn from_vec_of<T: WithDType>(data: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(data, shape.into(), &Device::Cpu)?)
 }
 

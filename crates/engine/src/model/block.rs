@@ -361,25 +361,19 @@ impl Block {
         }
     }
 
-    /// Whether the MLP keeps its inputs in bf16 ([`rounded`]).
+    /// Whether the MLP keeps its inputs in bf16 ([`rounded`]) in a pass of `t` tokens; of many, where none are given.
     #[must_use]
-    pub fn keeps_rounded(&self, params: &Params) -> bool {
+    pub fn rounds(&self, params: &Params, t: Option<usize>) -> bool {
         let GateUp::Split([gate, up]) = &self.gate_up else { return false };
-        let (precision, weight) = (params.precision, params.value(gate.weight));
+        let weight = params.value(gate.weight);
         let plain = [gate, up, &self.down].into_iter().all(|layer| layer.plain(params));
-        let Ok((i, d)) = weight.dims2() else { return false };
-        plain && rounded::can_make(precision, weight, i, d, i)
-    }
-
-    /// The same of a pass whose tokens are those of `h_td`: a few tokens are not worth it.
-    fn rounds(&self, params: &Params, h_td: &Tensor) -> bool {
-        let Ok((t, d)) = h_td.dims2() else { return false };
-        self.keeps_rounded(params) && rounded::can_make(params.precision, h_td, t, d, d)
+        let Ok((_, d)) = weight.dims2() else { return false };
+        plain && rounded::can_make(params.precision, weight, t, d)
     }
 
     fn gate_up(&self, pass: Pass<'_>, h: &Tensor) -> Result<(Tensor, Tensor, Vec<linear::Saved>)> {
         match &self.gate_up {
-            GateUp::Split([gate, up]) if self.rounds(pass.params, h) => {
+            GateUp::Split([gate, up]) if self.rounds(pass.params, h.dim(0).ok()) => {
                 let [gate, up] =
                     [gate, up].map(|layer| rounded::forward_to(h, pass.params.value(layer.weight)));
                 Ok((gate?, up?, vec![linear::Saved::default(), linear::Saved::default()]))

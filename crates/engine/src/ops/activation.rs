@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::ops::gpu;
 use crate::simd::{CHUNK, Stored, sigmoid, tanh, with_simd};
-use crate::tensor::{Element, Place, filled, from_vec, place, update_of, view_of};
+use crate::tensor::{Element, Place, filled, from_vec_of, place, update_of, view_of};
 
 /// Which function gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Gate {
             Self::Silu => gated(&gate, &up, silu),
             Self::GeluTanh => gated(&gate, &up, gelu_tanh),
         };
-        from_vec(out, gate_ti.shape())
+        from_vec_of(out, gate_ti.shape())
     }
 
     /// Gradients of gate and up from that of the product; the two tensors are reused for them.

@@ -351,13 +351,35 @@ impl Task<'_> {
                     unit.block(self.limbs, each, operands, part, place);
                 }
                 Start::Rounded(to) => {
-                    let mut sums = BlockSums([0.0; BLOCK * BLOCK]);
-                    let (start, into) = (sums.0.as_mut_ptr(), Into::Overwrite);
+                    let (start, into) = (std::ptr::null_mut(), Into::Overwrite);
                     let place = Place { start, stride: BLOCK, into, next, next_stride };
-                    unit.block(self.limbs, each, operands, part, place);
-                    kernel::round_sums(&sums.0, part, to.add(at), stride);
+                    self.rounded_block(unit, each, operands, part, place, to.add(at));
                 }
             }
+        }
+    }
+
+    /// As [`Task::block`], to a rounded result: the sums stay in the first cache.
+    ///
+    /// # Safety
+    /// The part of the matrix from `to` on is this task's alone.
+    #[expect(unsafe_code, reason = "kernels write blocks of a matrix that threads share")]
+    #[inline(never)]
+    unsafe fn rounded_block(
+        &self,
+        unit: &Unit,
+        each: usize,
+        operands: (&[Tile], &[Tile]),
+        part: (usize, usize),
+        place: Place,
+        to: *mut half::bf16,
+    ) {
+        let mut sums = BlockSums([0.0; BLOCK * BLOCK]);
+        let place = Place { start: sums.0.as_mut_ptr(), ..place };
+        // SAFETY: the sums are a block; the caller's promise.
+        unsafe {
+            unit.block(self.limbs, each, operands, part, place);
+            kernel::round_sums(&sums.0, part, to, self.to.stride);
         }
     }
 }

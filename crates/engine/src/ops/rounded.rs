@@ -12,19 +12,15 @@ use super::bf16::{self as unit, Lanes, Limbs, Operand};
 use super::columns::Columns;
 use super::matmul::{self, Into, Mat, Precision, Threads};
 use crate::error::Result;
-use crate::tensor::{Place, View, from_vec, place, update, view, view_of};
+use crate::tensor::{Place, View, from_vec, from_vec_of, place, update, view, view_of};
 
-/// Whether a linear layer of `t` tokens can make a rounded result of so many terms and features here.
+/// Whether products of `t` tokens, or of many where none are given, with a weight [features, terms] or its
+/// transpose can round their results where `w` is.
 #[must_use]
-pub fn can_make(
-    precision: Precision,
-    like: &Tensor,
-    t: usize,
-    terms: usize,
-    features: usize,
-) -> bool {
-    matches!(place(like), Place::Host)
-        && precision.limbs(t, features, terms) == Some(Limbs::One)
+pub fn can_make(precision: Precision, w: &Tensor, t: Option<usize>, terms: usize) -> bool {
+    let t = t.unwrap_or(usize::from(u16::MAX));
+    matches!(place(w), Place::Host)
+        && precision.limbs(t, terms, terms) == Some(Limbs::One)
         && unit::in_one_stretch(Limbs::One, terms)
 }
 
@@ -36,7 +32,7 @@ pub fn forward_to(x_td: &Tensor, w_od: &Tensor) -> Result<Tensor> {
     let ((t, d), (o, d_w)) = (x_td.dims2()?, w_od.dims2()?);
     matmul::same("input features", d, d_w)?;
     let (x, w) = (Held::of(x_td)?, Held::of(w_od)?);
-    from_vec(product(&*x.rows(1.0), &*w.rows(1.0)), (t, o))
+    from_vec_of(product(&*x.rows(1.0), &*w.rows(1.0)), (t, o))
 }
 
 /// `dy_to w_od`, rounded.
@@ -47,7 +43,7 @@ pub fn input_grad_to(dy_to: &Tensor, w_od: &Tensor) -> Result<Tensor> {
     let ((t, o), (o_w, d)) = (dy_to.dims2()?, w_od.dims2()?);
     matmul::same("output features", o, o_w)?;
     let (dy, w) = (Held::of(dy_to)?, Held::of(w_od)?);
-    from_vec(product(&*dy.rows(1.0), &*w.cols(1.0)), (t, d))
+    from_vec_of(product(&*dy.rows(1.0), &*w.cols(1.0)), (t, d))
 }
 
 /// As [`matmul::forward`], of rounded `x_td`.
@@ -229,9 +225,10 @@ mod tests {
             }
         }
         let like = random(1, (1, 1));
-        assert!(!can_make(Precision::F32, &like, 64, 64, 64));
-        assert!(!can_make(Precision::Bf16, &like, 64, 4096, 64));
-        assert!(!can_make(Precision::Bf16, &like, 4, 64, 64));
-        assert!(can_make(Precision::Bf16, &like, 64, 2304, 64));
+        assert!(!can_make(Precision::F32, &like, Some(64), 64));
+        assert!(!can_make(Precision::Bf16, &like, None, 4096));
+        assert!(!can_make(Precision::Bf16, &like, Some(4), 64));
+        assert!(can_make(Precision::Bf16, &like, Some(64), 2304));
+        assert!(can_make(Precision::Bf16, &like, None, 2304));
     }
 }

@@ -62,6 +62,29 @@ fn products_are_those_of_the_rounded_operands() {
     }
 }
 
+#[test]
+fn rounded_results_are_the_sums_rounded() {
+    for (m, n, k) in [(1, 1, 1), (33, 47, 65), (64, 96, 32), (70, 130, 1601)] {
+        let (a, b) = (numbers(1, m * k), numbers(2, k * n));
+        let left = Lanes::rows(Mat::new(&a, m, k, k), 1.0);
+        let right = Lanes::columns(Mat::new(&b, k, n, n));
+        for kernel in Kernel::all() {
+            for threads in [1, 3] {
+                let mut sums = vec![0.5f32; m * n];
+                let mut rounded = vec![bf16::from_f32(0.5); m * n];
+                for start in [Start::Whole(sums.as_mut_ptr()), Start::Rounded(rounded.as_mut_ptr())]
+                {
+                    let to = Destination { start, stride: n, rows: m, cols: n };
+                    let how = (kernel, Limbs::One, threads);
+                    multiply(how, &to, Into::Overwrite, &left, &right);
+                }
+                let want: Vec<bf16> = sums.iter().map(|sum| bf16::from_f32(*sum)).collect();
+                assert_eq!(rounded, want, "{kernel:?} {m} x {n} x {k}, {threads} threads");
+            }
+        }
+    }
+}
+
 fn check(kernel: Kernel, limbs: Limbs, (m, n, k): (usize, usize, usize), ta: bool, tb: bool) {
     let (a, b) = (numbers(1, m * k), numbers(2, k * n));
     let mat = |data, rows, cols, t: bool| match t {
