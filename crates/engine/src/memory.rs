@@ -56,9 +56,11 @@ pub fn room(config: &ModelConfig, tokens: usize, available: u64) -> u64 {
 }
 
 /// What the layers keep of a step's only pass, of `tokens`, so that it needs no more memory than passes of `largest`
-/// tokens that keep `keep`, and the share of them that is computed again beyond that; `None` where it needs more all
-/// the same. It has the activations' memory of these and that of the gradients which only come into being when
-/// activations go: all but the head's and the embedding's.
+/// tokens that keep `keep`, and the share of them that is computed again; `None` where it needs more all the same.
+///
+/// Several passes need the gradients all the time. A single one does not before backward reaches their layer (but for
+/// the head's and the embedding's), when the layers above have given back what they kept. It is compared where it
+/// needs most: at the head, where it begins to compute layers again, and at the lowest layer.
 #[must_use]
 pub fn only_pass(
     decoder: &Decoder,
@@ -73,18 +75,33 @@ pub fn only_pass(
         .params
         .iter()
         .filter(|(id, p)| p.trainable && grads.entries(*id).is_none() && !outer.contains(id));
-    let later: usize = later.map(|(_, p)| 4 * p.value.elem_count()).sum();
-    let more = tokens.saturating_sub(largest) as u64;
-    if keep == Keep::Inputs {
-        return (per_token(decoder, keep) * more <= later as u64).then_some((keep, 0.0));
-    }
+    let later: u64 = later.map(|(_, p)| 4 * p.value.elem_count() as u64).sum();
     let layers = decoder.layers_trained_through();
-    let room = layers as u64 * layer_token(decoder) * largest as u64 + later as u64;
-    let room = room.saturating_sub(more * passing_token(config));
+    let (layer, input) = (layer_token(decoder), 4 * config.hidden_size as u64);
+    let (passing, all) = (passing_token(config), layers as u64);
+    let (largest, tokens) = (largest as u64, tokens as u64);
+    let several = passing * largest
+        + match keep {
+            Keep::Intermediates => all * layer * largest,
+            Keep::Inputs => (all * input + layer) * largest,
+            Keep::Within(bytes) => bytes.min(all * layer * largest),
+        };
+    let lowest = (layer + passing) * tokens;
+    if lowest > several && tokens > largest {
+        return None;
+    }
+    if keep == Keep::Inputs {
+        return (all * input * tokens + lowest <= several + later).then_some((keep, 0.0));
+    }
+    let room = (several + later).checked_sub(passing * tokens)?;
     let room = if let Keep::Within(bytes) = keep { bytes.min(room) } else { room };
-    let again = layers_again(decoder, layers, tokens, room) as f64 / layers.max(1) as f64;
-    let inputs = (layers * tokens * 4 * config.hidden_size) as u64;
-    (inputs <= room).then_some((Keep::Within(room), again))
+    let again = layers_again(decoder, layers, tokens as usize, room);
+    let share = again as f64 / layers.max(1) as f64;
+    let inputs = again as u64 * input * tokens;
+    let there = later - (later as f64 * share) as u64;
+    let fits =
+        all * input * tokens <= room && (again == 0 || inputs + lowest + there <= several + later);
+    fits.then_some((Keep::Within(room), share))
 }
 
 /// How many of `layers` layers must be computed again on the way back, so that a micro-batch of
@@ -107,7 +124,7 @@ pub fn tokens_kept(decoder: &Decoder, budget: u64) -> usize {
 /// Bytes that a layer keeps of each token.
 fn layer_token(decoder: &Decoder) -> u64 {
     let config = &decoder.config;
-    let rounded = decoder.blocks.first().is_some_and(|block| block.rounds(&decoder.params, None));
+    let rounded = decoder.blocks.iter().all(|block| block.rounds(&decoder.params, None));
     let (d, i) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.q_width(), config.kv_width());
     let raw = if config.qk_norm { q + kv } else { 0 } + if config.post_norms { 2 * d } else { 0 };
@@ -190,27 +207,69 @@ mod tests {
             assert_eq!(layers_again(&decoder, layers, 10, budget), expected, "{layers} {budget}");
         }
         decoder.params.set_trainable(|_| true);
-        // all gradients but the embedding's and the last norm's come when activations go
-        let grads = Grads::new(&decoder.params);
-        let outer: std::collections::BTreeSet<_> = decoder.outer_params().into_iter().collect();
-        let elements = |id: &_| decoder.params.value(*id).elem_count() as u64;
-        let later = 4 * (decoder.params.counts().0 - outer.iter().map(elements).sum::<u64>());
-        let one = |keep, largest, tokens| only_pass(&decoder, &grads, keep, largest, tokens);
-        let within = 4 * layer + later;
-        assert_eq!(one(Keep::Intermediates, 10, 10), Some((Keep::Within(within), 0.0)));
-        let within = within - 5 * passing_token(&config);
-        assert_eq!(one(Keep::Intermediates, 10, 15), Some((Keep::Within(within), 0.0)));
-        let short = Keep::Within(3 * layer + input);
-        assert_eq!(one(short, 10, 10), Some((short, 0.25)));
-        assert_eq!(one(Keep::Intermediates, 10, 10_000), None);
-        let fits = (later / per_token(&decoder, Keep::Inputs)) as usize;
-        assert_eq!(one(Keep::Inputs, 10, 10 + fits), Some((Keep::Inputs, 0.0)));
-        assert_eq!(one(Keep::Inputs, 10, 11 + fits), None);
+        only_pass_needs_no_more(&mut decoder);
         assert_eq!(room(&config, 10, 1), 0);
         assert_eq!(tokens_kept(&decoder, 4 * layer), 10);
         assert_eq!(tokens_kept(&decoder, 4 * layer - 1), 9);
         decoder.set_precision(crate::ops::matmul::Precision::Bf16);
         assert_eq!(layer_token(&decoder) * 10, layer - 2 * 2 * 128 * 10);
         assert!(per_token(&decoder, Keep::Within(0)) < per_token(&decoder, Keep::Intermediates));
+    }
+
+    /// What a pass of `tokens` needs at most beside weights, moments and the outer gradients, layer by layer: `later`
+    /// bytes of gradients come one layer after the other, or are there from the beginning.
+    fn peak(decoder: &Decoder, keep: Keep, tokens: u64, later: u64, at_once: bool) -> u64 {
+        let layers = decoder.layers_trained_through() as u64;
+        let (layer, input) = (layer_token(decoder), 4 * decoder.config.hidden_size as u64);
+        let again = match keep {
+            Keep::Intermediates => 0,
+            Keep::Inputs => layers,
+            Keep::Within(bytes) => {
+                layers_again(decoder, layers as usize, tokens as usize, bytes) as u64
+            }
+        };
+        let at = |l: u64| {
+            let kept =
+                if l < again { l * input + layer } else { again * input + (l - again + 1) * layer };
+            let gradients = if at_once { later } else { later * (layers - 1 - l) / layers.max(1) };
+            (kept + passing_token(&decoder.config)) * tokens + gradients
+        };
+        (0..layers).map(at).max().unwrap_or(passing_token(&decoder.config) * tokens)
+    }
+
+    fn only_pass_needs_no_more(decoder: &mut Decoder) {
+        let mut merged = 0;
+        for (trained, layers) in [("", 4), ("layers.3", 1), ("layers.2", 2), ("lm_head", 0)] {
+            decoder.params.set_trainable(|p| p.name.contains(trained));
+            assert_eq!(decoder.layers_trained_through(), layers, "{trained}");
+            let (grads, outer) = (Grads::new(&decoder.params), decoder.outer_params());
+            let later = decoder.params.iter().filter(|(id, p)| p.trainable && !outer.contains(id));
+            let later: u64 = later.map(|(_, p)| 4 * p.value.elem_count() as u64).sum();
+            for keep in [0, 1000, 100_000, 1 << 40]
+                .map(Keep::Within)
+                .into_iter()
+                .chain([Keep::Intermediates, Keep::Inputs])
+            {
+                for largest in [1, 10, 100, 1000] {
+                    for tokens in (2..16).map(|quarters| largest * quarters / 4) {
+                        let Some((kept, share)) = only_pass(decoder, &grads, keep, largest, tokens)
+                        else {
+                            continue;
+                        };
+                        assert!((0.0..=1.0).contains(&share));
+                        let before = peak(decoder, keep, largest as u64, later, true);
+                        let now = peak(decoder, kept, tokens as u64, later, false);
+                        let what = format!("{trained} {keep:?} {largest} {tokens}: {kept:?}");
+                        assert!(
+                            now <= before.max(peak(decoder, keep, tokens as u64, later, true)),
+                            "{what}"
+                        );
+                        assert!(tokens <= largest || now <= before, "{what}: {now} > {before}");
+                        merged += usize::from(tokens > largest);
+                    }
+                }
+            }
+        }
+        assert!(merged > 50, "{merged}");
     }
 }

@@ -198,6 +198,18 @@ pub fn tanh(x: f32) -> f32 {
 mod tests {
     use super::*;
 
+    #[test]
+    fn bf16_is_rounded_as_half_does() {
+        for upper in 0..=u16::MAX {
+            for lower in [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let x = f32::from_bits(u32::from(upper) << 16 | lower);
+                let (got, want) = (<bf16 as Stored>::put(x), bf16::from_f32(x));
+                assert_eq!(got.to_bits(), want.to_bits(), "{upper:x} {lower:x}");
+                assert_eq!(got.get().to_bits(), got.to_f32().to_bits(), "{upper:x} {lower:x}");
+            }
+        }
+    }
+
     fn check(name: &str, f: impl Fn(f32) -> f32, reference: impl Fn(f64) -> f64, tolerance: f64) {
         for i in -8000..8000 {
             let x = i as f32 * 0.01;

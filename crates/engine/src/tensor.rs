@@ -234,14 +234,17 @@ pub fn filled<T: Stored, R: Send>(
 
 /// A tensor of `like`'s shape for a kernel that overwrites all of it: clearing it first would be a pass over memory.
 ///
+/// # Safety
+/// Every element is written before it is read.
+///
 /// # Errors
 /// When the device cannot allocate it.
-pub fn unwritten(like: &Tensor) -> Result<Tensor> {
+#[expect(unsafe_code, reason = "memory that has not been written yet")]
+pub(crate) unsafe fn unwritten(like: &Tensor) -> Result<Tensor> {
     if !on_host(like) {
         return Ok(like.zeros_like()?);
     }
-    #[expect(unsafe_code, reason = "memory that has not been written yet")]
-    // SAFETY: f32 has no invalid bit patterns; callers write every element before they read any.
+    // SAFETY: f32 has no invalid bit patterns; the caller's promise.
     Ok(unsafe { like.empty_like() }?)
 }
 

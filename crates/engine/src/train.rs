@@ -280,7 +280,7 @@ impl<'a> Run<'a> {
         let tokens = |rows: &Vec<usize>| rows.iter().map(|row| length(*row)).sum::<usize>();
         let own = parts.iter().map(tokens).max().unwrap_or(0);
         let mut room = self.plan.largest_yet(step, order);
-        // Computing layers again would cost more than a pass.
+        // Passes that share rows compute nothing again for it.
         if let Some(mib) = self.config.activation_memory {
             room = room.min(memory::tokens_kept(decoder, (mib as u64) << 20));
         }

@@ -1,4 +1,4 @@
-//! Recomputation (`gradient_checkpointing`) changes memory, not numbers.
+//! Recomputation (`gradient_checkpointing`) and passes change memory and time, and of numbers the order of sums.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -28,14 +28,15 @@ fn losses_and_weights_are_the_same_to_the_bit() {
     check(lora, "adapter_model.safetensors");
 }
 
-/// A step's rows in one pass, whose gradients come into being on the way back, beside one pass a row
-/// (`activation_memory: 0` leaves room for no more).
+/// A step's rows in one pass, whose gradients come into being on the way back, beside one pass a row: rows of one
+/// length leave no room for two, and `activation_memory: 0` none for what a single pass keeps more.
 #[test]
 fn one_pass_is_the_same_but_for_the_order_of_sums() {
     let losses = |more: Value| {
         let dir = tempfile::tempdir().unwrap();
         let mut all = json!({
-            "max_steps": 4, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4,
+            "max_steps": 4, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2,
+            "cutoff_len": 16,
         });
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let (_, watch) = run(&config(dir.path(), all), None);
@@ -46,7 +47,8 @@ fn one_pass_is_the_same_but_for_the_order_of_sums() {
         let mut apart = method.clone();
         apart["activation_memory"] = json!(0);
         let (one, each) = (losses(method.clone()), losses(apart));
-        assert_ne!(one, each, "{method}: the sums' order differs, or nothing was merged");
+        let full = method == json!({});
+        assert!(!full || one != each, "the sums' order differs, or nothing was merged");
         for (one, each) in one.iter().zip(&each) {
             assert!((one - each).abs() < 1e-5 * each.abs().max(1.0), "{method}: {one} {each}");
         }

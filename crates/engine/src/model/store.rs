@@ -186,7 +186,13 @@ impl Slot {
     fn buffer(&mut self, like: &Tensor) -> Result<&mut Tensor> {
         match &mut self.tensor {
             Some(tensor) => Ok(tensor),
-            none => Ok(none.insert(unwritten(like)?)),
+            none => {
+                #[expect(unsafe_code, reason = "memory that has not been written yet")]
+                // SAFETY: `filled` says whether it has been; `Grads::slot` tells who gets it to overwrite it, and
+                // `Grads::get` hands out none that is not filled.
+                let tensor = unsafe { unwritten(like) }?;
+                Ok(none.insert(tensor))
+            }
         }
     }
 }

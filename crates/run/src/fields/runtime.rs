@@ -15,9 +15,9 @@ macro_rules! runtime_rows {
             done use_cpu: bool = "false", Advanced,
                 "Compute on the CPU even where this program was built for GPUs and finds one.";
             done gradient_checkpointing: bool = "false", Advanced,
-                "Keep only each layer's input and compute the rest again on the way back: less memory, about a third slower, the same numbers.";
+                "Keep only each layer's input and compute the rest again on the way back: less memory, about a third slower, the same numbers but for the order of sums.";
             done activation_memory: Option<usize> = "null", Advanced,
-                "Most memory that a micro-batch may keep for the way back; layers beyond it are computed again, and rows of a step share passes only as far as they fit. Left out, what the machine has free."
+                "Most memory that a micro-batch may keep for the way back; layers beyond it are computed again, where that is faster than more passes. Left out, what the machine has free."
                 { unit: "MiB", min: Some(0.0) };
             done bf16: bool = "false", Advanced,
                 "Products of bfloat16 numbers with sums in f32, where the CPU has a unit for them (AMX, AVX-512 BF16), and the frozen base of an adapter in bfloat16: half the memory. What is trained stays f32.";

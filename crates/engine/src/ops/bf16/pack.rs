@@ -74,6 +74,12 @@ pub trait Number: Stored {
     ) -> std::arch::x86_64::__m512;
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+impl Number for f32 {}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Number for half::bf16 {}
+
 /// A part of a matrix, from its first number on.
 pub struct Source<'a, T = f32> {
     /// From the first number on.
