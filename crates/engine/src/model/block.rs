@@ -401,18 +401,15 @@ impl Block {
         dy: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let (p, mode, down) = (pass.params, pass.mode, &self.down);
-        if gate_ti.dtype() == DType::BF16 {
-            let da = rounded::input_grad_to(dy, p.value(down.weight))?;
-            let (dgate, dup, a) = self.gate.backward_and_forward(gate_ti, up_ti, da)?;
-            down.param_backward(p, grads, Some(&a), saved, dy, None, mode)?;
-            return Ok((dgate, dup));
-        }
         if !down.in_halves() {
             let a = self.gate.forward(&gate_ti, &up_ti)?;
             let da = down.backward(p, grads, Some(&a), saved, dy, None, true, mode)?;
             return self.gate.backward(gate_ti, up_ti, &required(da)?);
         }
-        let (da, du) = down.input_backward(p, dy, None, true, mode)?;
+        let (da, du) = match gate_ti.dtype() {
+            DType::BF16 => (Some(rounded::input_grad_to(dy, p.value(down.weight))?), None),
+            _ => down.input_backward(p, dy, None, true, mode)?,
+        };
         let da = required(da)?;
         if !down.reads_input(grads) {
             let d = self.gate.backward(gate_ti, up_ti, &da)?;

@@ -335,7 +335,6 @@ impl Decoder {
             Keep::Inputs => layers,
             Keep::Within(bytes) => layers_again(self, layers, batch.len(), bytes),
         };
-
         let mut kept = Vec::with_capacity(self.blocks.len());
         for (l, block) in self.blocks.iter().enumerate() {
             let (y, saved) = block.forward(pass, &x)?;

@@ -173,7 +173,7 @@ fn product_into(
 
 /// # Panics
 /// When the shapes do not fit or a matrix reaches past its slice: a bug in the calling kernel.
-pub(crate) fn fits<A, B>(a: &Mat<'_, A>, b: &Mat<'_, B>) {
+pub(crate) fn fits(a: &Mat<'_>, b: &Mat<'_>) {
     assert_eq!(a.cols, b.rows, "gemm: inner dimensions differ");
     let empty = a.rows == 0 || b.cols == 0 || a.cols == 0;
     assert!(empty || (a.last() < a.data.len() && b.last() < b.data.len()), "gemm: operand short");

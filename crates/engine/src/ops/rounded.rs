@@ -8,7 +8,7 @@
 use candle_core::{DType, Tensor};
 use half::bf16;
 
-use super::bf16::{self as unit, Lanes, Limbs, Operand};
+use super::bf16::{self as unit, Lanes, Limbs, Number, Operand};
 use super::columns::Columns;
 use super::matmul::{self, Into, Mat, Precision, Threads};
 use crate::error::Result;
@@ -114,26 +114,22 @@ impl<'a> Held<'a> {
     /// Its rows as an operand, times `scale`.
     fn rows(&self, scale: f32) -> Box<dyn Operand + '_> {
         match self {
-            Self::Whole(x, rows, cols) => {
-                Box::new(Lanes::rows(Mat::new(x, *rows, *cols, *cols), scale))
-            }
-            Self::Rounded(x, rows, cols) => {
-                Box::new(Lanes::rows(Mat::new(x, *rows, *cols, *cols), scale))
-            }
+            Self::Whole(x, rows, cols) => lanes(Mat::new(x, *rows, *cols, *cols), scale),
+            Self::Rounded(x, rows, cols) => lanes(Mat::new(x, *rows, *cols, *cols), scale),
         }
     }
 
     /// Its columns.
     fn cols(&self, scale: f32) -> Box<dyn Operand + '_> {
         match self {
-            Self::Whole(x, rows, cols) => {
-                Box::new(Lanes::rows(Mat::new(x, *rows, *cols, *cols).t(), scale))
-            }
-            Self::Rounded(x, rows, cols) => {
-                Box::new(Lanes::rows(Mat::new(x, *rows, *cols, *cols).t(), scale))
-            }
+            Self::Whole(x, rows, cols) => lanes(Mat::new(x, *rows, *cols, *cols).t(), scale),
+            Self::Rounded(x, rows, cols) => lanes(Mat::new(x, *rows, *cols, *cols).t(), scale),
         }
     }
+}
+
+fn lanes<'a, T: Number>(mat: Mat<'a, T>, scale: f32) -> Box<dyn Operand + 'a> {
+    Box::new(Lanes::rows(mat, scale))
 }
 
 /// `left right`, rounded.
