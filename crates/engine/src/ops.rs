@@ -19,6 +19,7 @@ pub mod cuda;
 pub mod embedding;
 pub mod gpu;
 pub mod head;
+pub(crate) mod mat;
 pub mod matmul;
 pub mod matrix;
 pub mod rms_norm;

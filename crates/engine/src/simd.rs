@@ -43,6 +43,8 @@ pub fn cpu_features() -> Vec<String> {
         ];
         found.extend(known.iter().filter(|k| k.1).map(|k| k.0.to_owned()));
     }
+    #[cfg(target_arch = "aarch64")]
+    found.extend(std::arch::is_aarch64_feature_detected!("bf16").then(|| "bf16".to_owned()));
     found
 }
 

@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::ops::bf16::Limbs;
 use crate::ops::columns::Columns;
 use crate::ops::gpu;
-use crate::ops::matmul::{Mat, Precision};
+use crate::ops::mat::Mat;
+use crate::ops::matmul::Precision;
 use crate::simd::{exp, max, sum, sum2, tanh};
 use crate::tensor::{Place, from_vec, place, view};
 

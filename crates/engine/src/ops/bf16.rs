@@ -4,7 +4,7 @@
 //! `dst (+)= a b`. Operands are rounded to the nearest bf16 while they are packed, or cut without loss
 //! into a high, a middle and a low part ([`Limbs`]); every product and sum is f32: what a GPU's tensor
 //! cores do. The kernel is AMX where the CPU has it (Sapphire Rapids), else AVX-512's `vdpbf16ps`
-//! (Zen 4); [`available`] says whether there is one.
+//! (Zen 4), on Arm `bfdot`; [`available`] says whether there is one.
 //!
 //! The result is cut into blocks of 32 x 32. The operand with fewer lanes (rows of a, columns of b)
 //! is packed whole and shared; groups of the other's lanes are tasks, each of which packs its group,
@@ -32,6 +32,8 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod kernel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod operand;
 mod pack;
 pub(super) mod packed;

@@ -1,7 +1,8 @@
 //! A matrix whose parts are written by several tasks, each part by one. Every product ends here.
 
 use super::bf16::{self, Lanes, Limbs, Operand};
-use super::matmul::{Into, Mat, Precision, Threads, fits, gemm_raw};
+use super::mat::{Mat, Side, fits};
+use super::matmul::{Into, Precision, Threads, gemm_raw};
 #[cfg(target_arch = "x86_64")]
 use super::thin;
 
@@ -73,6 +74,40 @@ impl Columns {
             }
             let dst = self.part(at, a.rows(), b.cols());
             gemm_raw(dst, self.stride, into, scale, a, b, threads);
+        }
+    }
+
+    /// `(+)= scale * a b` of operands of either type, for the whole matrix. Rounded ones are read as they are by
+    /// the CPU's bf16 unit, else as f32.
+    ///
+    /// # Safety
+    /// As [`Columns::product`].
+    ///
+    /// # Panics
+    /// As there.
+    #[expect(unsafe_code, reason = "as above")]
+    pub unsafe fn product_of_either(
+        &self,
+        precision: Precision,
+        threads: Threads,
+        into: Into,
+        scale: f32,
+        a: Side<'_>,
+        b: Side<'_>,
+    ) {
+        let limbs = match (a, b) {
+            (Side::Whole(_), Side::Whole(_)) => None,
+            _ => precision.limbs(a.rows(), b.cols(), a.cols()),
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(limbs) = limbs {
+                let (left, right) = (a.lanes(scale), b.t().lanes(1.0));
+                return self.product_of(limbs, threads, (0, 0), into, &*left, &*right);
+            }
+            let (mut a_copy, mut b_copy) = (Vec::new(), Vec::new());
+            let (a, b) = (a.whole(&mut a_copy), b.whole(&mut b_copy));
+            self.product(precision, threads, (0, 0), into, scale, a, b);
         }
     }
 

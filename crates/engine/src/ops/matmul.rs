@@ -6,14 +6,15 @@
 //! `dw_od += dy_toᵀ x_td`. Transposes are strides, never copies; accumulation happens inside the
 //! product. Both split over rows and columns only, so results do not depend on the thread count.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use gemm::Parallelism;
 
 use super::bf16::{self, Limbs};
 use super::columns::Columns;
-use super::{gpu, rounded};
+use super::gpu;
+use super::mat::{Held, Mat, Side};
 use crate::error::{Error, Result};
-use crate::tensor::{Place, from_vec, place, update, view};
+use crate::tensor::{Place, from_vec, place, update};
 
 /// What a product does with what is in its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,64 +66,6 @@ impl Precision {
     }
 }
 
-/// A matrix inside a slice: `rows` x `cols` with element strides.
-#[derive(Clone, Copy)]
-pub struct Mat<'a, T = f32> {
-    data: &'a [T],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-}
-
-impl<'a, T> Mat<'a, T> {
-    /// A row-major matrix that fills `data`, with rows `row_stride` apart.
-    #[must_use]
-    pub fn new(data: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self { data, rows, cols, row_stride, col_stride: 1 }
-    }
-
-    /// The transpose; nothing moves.
-    #[must_use]
-    pub fn t(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
-    }
-
-    /// Rows.
-    #[must_use]
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Columns.
-    #[must_use]
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Elements from a row to the next, and from a column to the next.
-    #[must_use]
-    pub fn strides(&self) -> (usize, usize) {
-        (self.row_stride, self.col_stride)
-    }
-
-    /// The slice from an element on; empty beyond its end.
-    #[must_use]
-    pub fn from(&self, row: usize, col: usize) -> &'a [T] {
-        self.data.get(row * self.row_stride + col * self.col_stride..).unwrap_or(&[])
-    }
-
-    fn last(&self) -> usize {
-        (self.rows.max(1) - 1) * self.row_stride + (self.cols.max(1) - 1) * self.col_stride
-    }
-}
-
 /// Who computes a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Threads {
@@ -137,11 +80,11 @@ pub(crate) fn product(
     precision: Precision,
     threads: Threads,
     scale: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
+    a: Side<'_>,
+    b: Side<'_>,
 ) -> Vec<f32> {
-    let (rows, cols) = (a.rows, b.cols);
-    if a.cols == 0 {
+    let (rows, cols) = (a.rows(), b.cols());
+    if a.cols() == 0 {
         return vec![0.0; rows * cols];
     }
     #[expect(unsafe_code, reason = "memory that has not been written yet")]
@@ -149,7 +92,7 @@ pub(crate) fn product(
     // knows of it.
     unsafe {
         Columns::written(rows, cols, |to| {
-            to.product(precision, threads, (0, 0), Into::Overwrite, scale, a, b);
+            to.product_of_either(precision, threads, Into::Overwrite, scale, a, b);
         })
     }
 }
@@ -160,23 +103,15 @@ fn product_into(
     dst: &mut [f32],
     into: Into,
     scale: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
+    a: Side<'_>,
+    b: Side<'_>,
 ) {
-    let to = Columns::new(dst, b.cols);
+    let to = Columns::new(dst, b.cols());
     #[expect(unsafe_code, reason = "parts of a matrix are written through a pointer")]
     // SAFETY: `dst` is exclusively borrowed.
     unsafe {
-        to.product(precision, Threads::Pool, (0, 0), into, scale, a, b);
+        to.product_of_either(precision, Threads::Pool, into, scale, a, b);
     }
-}
-
-/// # Panics
-/// When the shapes do not fit or a matrix reaches past its slice: a bug in the calling kernel.
-pub(crate) fn fits(a: &Mat<'_>, b: &Mat<'_>) {
-    assert_eq!(a.cols, b.rows, "gemm: inner dimensions differ");
-    let empty = a.rows == 0 || b.cols == 0 || a.cols == 0;
-    assert!(empty || (a.last() < a.data.len() && b.last() < b.data.len()), "gemm: operand short");
 }
 
 /// `dst (+)= scale * a b` with f32 instructions.
@@ -194,7 +129,8 @@ pub(crate) unsafe fn gemm_raw(
     b: Mat<'_>,
     threads: Threads,
 ) {
-    let (m, n, k) = (a.rows, b.cols, a.cols);
+    let (m, n, k) = (a.rows(), b.cols(), a.cols());
+    let [(a_row, a_col), (b_row, b_col)] = [a.strides(), b.strides()];
     if m == 0 || n == 0 {
         return;
     }
@@ -217,12 +153,12 @@ pub(crate) unsafe fn gemm_raw(
             1,
             dst_stride as isize,
             read_dst,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
+            a.from(0, 0).as_ptr(),
+            a_col as isize,
+            a_row as isize,
+            b.from(0, 0).as_ptr(),
+            b_col as isize,
+            b_row as isize,
             alpha,
             scale,
             false,
@@ -254,12 +190,8 @@ pub fn forward(precision: Precision, x_td: &Tensor, w_od: &Tensor) -> Result<Ten
         Place::Gpu(m) => return gpu::matmul::forward(&*m, precision, x_td, w_od),
         Place::Composed => return Ok(x_td.matmul(&w_od.t()?)?),
     }
-    if x_td.dtype() == DType::BF16 {
-        return rounded::forward(precision, x_td, w_od);
-    }
-    let (x, w) = (view(x_td)?, view(w_od)?);
-    let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
-    from_vec(product(precision, Threads::Pool, 1.0, a, b), (t, o))
+    let (x, w) = (Held::of(x_td)?, Held::of(w_od)?);
+    from_vec(product(precision, Threads::Pool, 1.0, x.side(), w.side().t()), (t, o))
 }
 
 /// `y_to += scale * x_td w_odᵀ`, returning `y_to`.
@@ -273,7 +205,7 @@ pub fn forward_add(
     x_td: &Tensor,
     w_od: &Tensor,
 ) -> Result<Tensor> {
-    let ((t, d), (o, d_w)) = (x_td.dims2()?, w_od.dims2()?);
+    let ((_, d), (_, d_w)) = (x_td.dims2()?, w_od.dims2()?);
     same("input features", d, d_w)?;
     match place(x_td) {
         Place::Host => {}
@@ -285,8 +217,8 @@ pub fn forward_add(
             return Ok((y_to + (product * f64::from(scale))?)?);
         }
     }
-    let (x, w) = (view(x_td)?, view(w_od)?);
-    let (a, b) = (Mat::new(&x, t, d, d), Mat::new(&w, o, d, d).t());
+    let (x, w) = (Held::of(x_td)?, Held::of(w_od)?);
+    let (a, b) = (x.side(), w.side().t());
     update(&y_to, |y| product_into(precision, y, Into::Add, scale, a, b))?;
     Ok(y_to)
 }
@@ -318,11 +250,8 @@ pub fn input_grad(
             });
         }
     }
-    if dy_to.dtype() == DType::BF16 {
-        return rounded::input_grad(precision, dx_td, scale, dy_to, w_od);
-    }
-    let (dy, w) = (view(dy_to)?, view(w_od)?);
-    let (a, b) = (Mat::new(&dy, t, o, o), Mat::new(&w, o, d, d));
+    let (dy, w) = (Held::of(dy_to)?, Held::of(w_od)?);
+    let (a, b) = (dy.side(), w.side());
     if let Some(dx_td) = dx_td {
         update(&dx_td, |dx| product_into(precision, dx, Into::Add, scale, a, b))?;
         return Ok(dx_td);
@@ -342,7 +271,7 @@ pub fn weight_grad(
     dy_to: &Tensor,
     x_td: &Tensor,
 ) -> Result<()> {
-    let ((t, o), (t_x, d)) = (dy_to.dims2()?, x_td.dims2()?);
+    let ((t, _), (t_x, _)) = (dy_to.dims2()?, x_td.dims2()?);
     same("tokens", t, t_x)?;
     match place(dy_to) {
         Place::Host => {}
@@ -358,11 +287,8 @@ pub fn weight_grad(
             return Ok(dw_od.slice_set(&sum, 0, 0)?);
         }
     }
-    if dy_to.dtype() == DType::BF16 || x_td.dtype() == DType::BF16 {
-        return rounded::weight_grad(precision, dw_od, into, scale, dy_to, x_td);
-    }
-    let (dy, x) = (view(dy_to)?, view(x_td)?);
-    let (a, b) = (Mat::new(&dy, t, o, o).t(), Mat::new(&x, t, d, d));
+    let (dy, x) = (Held::of(dy_to)?, Held::of(x_td)?);
+    let (a, b) = (dy.side().t(), x.side());
     update(dw_od, |dw| product_into(precision, dw, into, scale, a, b))
 }
 

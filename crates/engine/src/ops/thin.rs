@@ -25,7 +25,8 @@ use rayon::prelude::*;
 
 use super::bf16::mask;
 use super::columns::Columns;
-use super::matmul::{Into, Mat};
+use super::mat::Mat;
+use super::matmul::Into;
 use crate::simd::LANES;
 
 /// Rows, columns or terms of a product that is thin, at most: the usual rank of LoRA. From 16 on, the CPU's bf16
@@ -404,7 +405,8 @@ unsafe fn put(to: &Columns, (row, col): (usize, usize), into: Into, sums: Mat<'_
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::ops::matmul::{Precision, Threads, gemm_raw};
+    use crate::ops::mat::Side;
+    use crate::ops::matmul::{self, Precision, Threads, gemm_raw};
     use crate::ops::testing::random;
     use crate::tensor::view;
 
@@ -475,8 +477,10 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let (x, a) = (Mat::new(&x, 300, 600, 600), Mat::new(&a, 8, 600, 600));
-                let of =
-                    |a, b| crate::ops::matmul::product(Precision::F32, Threads::Pool, 1.0, a, b);
+                let of = |a, b| {
+                    let (a, b) = (Side::Whole(a), Side::Whole(b));
+                    matmul::product(Precision::F32, Threads::Pool, 1.0, a, b)
+                };
                 let u = of(x, a.t());
                 let g = of(Mat::new(&u, 300, 8, 8).t(), x);
                 (of(Mat::new(&u, 300, 8, 8), a), u, g)

@@ -20,7 +20,7 @@ macro_rules! runtime_rows {
                 "Most memory that a micro-batch may keep for the way back; layers beyond it are computed again, where that is faster than more passes. Left out, what the machine has free."
                 { unit: "MiB", min: Some(0.0) };
             done bf16: bool = "false", Advanced,
-                "Products of bfloat16 numbers with sums in f32, where the CPU has a unit for them (AMX, AVX-512 BF16), and the frozen base of an adapter in bfloat16: half the memory. What is trained stays f32.";
+                "Products of bfloat16 numbers with sums in f32, where the CPU has a unit for them (AMX, AVX-512 BF16, Arm's bf16), and the frozen base of an adapter in bfloat16: half the memory. What is trained stays f32.";
             done fp16: bool = "false", Advanced,
                 "Hold the frozen base of an adapter in half precision; products stay f32 on a CPU. bf16 is faster and holds larger numbers; prefer it.";
             done pure_bf16: bool = "false", Advanced,

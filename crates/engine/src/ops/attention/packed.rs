@@ -11,7 +11,8 @@ use super::{Attention, Inputs, Outputs, Results, RowGrads, Task};
 use crate::ops::bf16::packed::{BLOCK, Packed, View, begin, multiply};
 use crate::ops::bf16::{Form, Limbs};
 use crate::ops::columns::Columns;
-use crate::ops::matmul::{Into, Mat};
+use crate::ops::mat::Mat;
+use crate::ops::matmul::Into;
 use crate::simd::with_simd;
 
 /// Query tokens of one tile.

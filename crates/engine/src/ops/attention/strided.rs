@@ -2,7 +2,8 @@
 
 use super::{Attention, Inputs, Outputs, Results, RowGrads, Task};
 use crate::ops::columns::Columns;
-use crate::ops::matmul::{Into, Mat, Precision, Threads, product};
+use crate::ops::mat::{Mat, Side};
+use crate::ops::matmul::{Into, Precision, Threads, product};
 use crate::simd::with_simd;
 
 /// Query tokens of one tile.
@@ -17,7 +18,7 @@ fn scores(
 ) -> Vec<f32> {
     let q = a.head_rows(of.q, a.heads, head, from, end);
     let k = a.head_rows(of.k, a.kv_heads, a.group(head), first, end);
-    product(Precision::F32, Threads::One, a.scale, q, k.t())
+    product(Precision::F32, Threads::One, a.scale, Side::Whole(q), Side::Whole(k.t()))
 }
 
 /// A tile's part of the output.
@@ -70,7 +71,8 @@ pub fn backward(
         let mut p = scores(a, tile, first, of);
         let dy_tile = a.head_rows(out.dy, a.heads, head, from, tile.end);
         let v_rows = a.head_rows(of.v, a.kv_heads, group, first, tile.end);
-        let mut ds = product(exact, Threads::One, 1.0, dy_tile, v_rows.t());
+        let (dy, v) = (Side::Whole(dy_tile), Side::Whole(v_rows.t()));
+        let mut ds = product(exact, Threads::One, 1.0, dy, v);
         with_simd(
             #[inline(always)]
             || {

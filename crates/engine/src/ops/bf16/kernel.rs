@@ -50,6 +50,9 @@ pub enum Kernel {
     /// `vdpbf16ps` on 512 bits.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// Arm's `bfdot`.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// Any CPU, slowly: the reference of the others.
     Portable,
 }
@@ -73,7 +76,12 @@ impl Kernel {
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    fn detect() -> Self {
+        if super::neon::detected() { Self::Neon } else { Self::Portable }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn detect() -> Self {
         Self::Portable
     }
@@ -87,6 +95,8 @@ impl Kernel {
             all.extend(super::avx512::detected().then_some(Self::Avx512));
             all.extend(super::amx::permitted().then_some(Self::Amx));
         }
+        #[cfg(target_arch = "aarch64")]
+        all.extend(super::neon::detected().then_some(Self::Neon));
         all
     }
 
@@ -98,6 +108,8 @@ impl Kernel {
             Self::Amx => "AMX",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "AVX-512 BF16",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "NEON BF16",
             Self::Portable => "none",
         }
     }
@@ -177,11 +189,13 @@ impl Unit {
                 Kernel::Amx => super::amx::block(limbs, a, b, place),
                 #[cfg(target_arch = "x86_64")]
                 Kernel::Avx512 => super::avx512::block(limbs, a, b, place),
+                #[cfg(target_arch = "aarch64")]
+                Kernel::Neon => super::neon::block(limbs, a, b, place),
                 Kernel::Portable => {
                     for (i, a) in [a.0, a.1].into_iter().enumerate() {
                         for (j, b) in [b.0, b.1].into_iter().enumerate() {
                             let start = place.start.add(SIDE * (i * place.stride + j));
-                            let sums = portable(limbs, a, b);
+                            let sums = self.tile(limbs, a, b);
                             write(&sums, SIDE, (SIDE, SIDE), Place { start, ..place });
                         }
                     }
@@ -204,12 +218,7 @@ impl Unit {
         let mut sums = [0f32; 2 * SIDE * 2 * SIDE];
         for (i, a) in a.chunks_exact(each.max(1)).enumerate() {
             for (j, b) in b.chunks_exact(each.max(1)).enumerate() {
-                let part = match self.kernel {
-                    #[cfg(target_arch = "x86_64")]
-                    // SAFETY: the unit was detected.
-                    Kernel::Avx512 => unsafe { super::avx512::sums(limbs, a, b) },
-                    _ => portable(limbs, a, b),
-                };
+                let part = self.tile(limbs, a, b);
                 let to = sums.chunks_exact_mut(2 * SIDE).skip(i * SIDE);
                 for (to, part) in to.zip(part.chunks_exact(SIDE)) {
                     to[j * SIDE..][..SIDE].copy_from_slice(part);
@@ -217,6 +226,21 @@ impl Unit {
             }
         }
         sums
+    }
+
+    /// The sums of one left panel and one right one.
+    fn tile(&self, limbs: Limbs, a: &[Tile], b: &[Tile]) -> TileSums {
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "vector instructions")]
+            // SAFETY: the unit was detected.
+            Kernel::Avx512 => unsafe { super::avx512::sums(limbs, a, b) },
+            #[cfg(target_arch = "aarch64")]
+            #[expect(unsafe_code, reason = "vector instructions")]
+            // SAFETY: the unit was detected.
+            Kernel::Neon => unsafe { super::neon::sums(limbs, a, b) },
+            _ => portable(limbs, a, b),
+        }
     }
 }
 

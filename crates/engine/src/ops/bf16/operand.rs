@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::super::matmul::Mat;
+use super::super::mat::Mat;
 use super::pack::{self, Limbs, Number, Source, Tile};
 
 /// Which side of a product a tile is for. See [`super::pack`] for the two layouts.

@@ -118,10 +118,91 @@ pub fn part<T: Number>(source: &Source<'_, T>, form: Form, limbs: Limbs, tiles: 
         // SAFETY: the CPU has them, and source and tiles were checked.
         return unsafe { super::avx512::part(source, form, limbs, tiles) };
     }
-    portable(source, form, limbs, tiles);
+    match limbs {
+        Limbs::One if source.lane_stride.min(source.term_stride) == 1 => plain(source, form, tiles),
+        _ => portable(source, form, limbs, tiles),
+    }
 }
 
-/// As [`part`], number by number.
+/// As [`part`], rounded, where numbers lie side by side: loops over them that compilers turn into vector
+/// instructions.
+pub(super) fn plain<T: Number>(source: &Source<'_, T>, form: Form, tiles: &mut [Tile]) {
+    let steps = Limbs::One.tiles(source.terms).max(1);
+    for (i, tile) in tiles.iter_mut().enumerate() {
+        let (lane, term) = (i / steps * SIDE, i % steps * STEP);
+        let lanes = SIDE.min(source.lanes - lane);
+        let terms = STEP.min(source.terms - term);
+        let from = &source.data[lane * source.lane_stride + term * source.term_stride..];
+        let lies = if source.term_stride == 1 {
+            by_lane(from, source.lane_stride, (lanes, terms), source.scale, tile);
+            Form::Left
+        } else {
+            by_term(from, source.term_stride, (lanes, terms), source.scale, tile);
+            Form::Right
+        };
+        if lies != form {
+            transpose(tile);
+        }
+    }
+}
+
+/// Rounds lanes whose terms lie side by side: a left tile.
+fn by_lane<T: Number>(
+    from: &[T],
+    stride: usize,
+    (lanes, terms): (usize, usize),
+    scale: f32,
+    tile: &mut Tile,
+) {
+    for (lane, to) in tile.0.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        let mut row = [0; STEP];
+        if lane < lanes {
+            round_all(&from[lane * stride..][..terms], scale, &mut row);
+        }
+        for (to, [low, high]) in to.iter_mut().zip(row.as_chunks().0) {
+            *to = u32::from(*low) | u32::from(*high) << 16;
+        }
+    }
+}
+
+/// Rounds terms whose lanes lie side by side: a right tile.
+fn by_term<T: Number>(
+    from: &[T],
+    stride: usize,
+    (lanes, terms): (usize, usize),
+    scale: f32,
+    tile: &mut Tile,
+) {
+    for (pair, to) in tile.0.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        let [low, high] = [2 * pair, 2 * pair + 1].map(|term| {
+            let mut row = [0; SIDE];
+            if term < terms {
+                round_all(&from[term * stride..][..lanes], scale, &mut row);
+            }
+            row
+        });
+        for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
+            *to = u32::from(low) | u32::from(high) << 16;
+        }
+    }
+}
+
+fn round_all<T: Number>(from: &[T], scale: f32, to: &mut [u16]) {
+    for (to, x) in to.iter_mut().zip(from) {
+        *to = round(x.get() * scale);
+    }
+}
+
+fn transpose(tile: &mut Tile) {
+    let from = *tile;
+    for (i, row) in tile.0.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        for (to, from) in row.iter_mut().zip(from.0.as_chunks::<SIDE>().0) {
+            *to = from[i];
+        }
+    }
+}
+
+/// As [`part`], number by number: the reference.
 pub(super) fn portable<T: Number>(
     source: &Source<'_, T>,
     form: Form,
@@ -165,9 +246,9 @@ fn cut(x: f32) -> [u16; 3] {
 
 /// The nearest bf16, ties to even. What is too small for a normal number is 0, as the CPUs' own
 /// instruction has it.
+#[inline]
 pub(super) fn round(x: f32) -> u16 {
-    if x.is_subnormal() {
-        return half::bf16::from_f32(0.0f32.copysign(x)).to_bits();
-    }
-    half::bf16::from_f32(x).to_bits()
+    let (sign, size) = (x.to_bits() & 0x8000_0000, x.to_bits() & 0x7fff_ffff);
+    let normal = if size < 0x0080_0000 { f32::from_bits(sign) } else { x };
+    <half::bf16 as Stored>::put(normal).to_bits()
 }

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::super::matmul::{Into, Mat};
+use super::super::mat::Mat;
+use super::super::matmul::Into;
 use super::kernel::{Kernel, Panels, Place, Unit};
 use super::pack::{Limbs, SIDE, STEP, Tile};
 use super::{Form, Lanes, Operand, Part};
