@@ -5,6 +5,8 @@
 # Needs the peer's folder (../shared/bench, or $PEER), whose llama_factory.sh makes the Python environment.
 # STEPS are counted after two that are not. Tokens are real ones: padding does not count. The machine should
 # do nothing else; the log says what else ran. Everything is printed, and a table of medians at the end.
+# "start" is in turn with the peer, whose memory a virtual machine's host may take back meanwhile and give out again
+# page by page; "again" is that of a run right after ours.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 steps=2 repeats=3
@@ -63,6 +65,7 @@ YAML
     config "$name" > "$work/$name.yaml"
     for turn in $(seq "$repeats"); do
       echo "tallow $name $turn $("$tallow" bench "$work/$name.yaml" --steps "$steps" 2>/dev/null | grep '^{')"
+      echo "again $name $turn $("$tallow" bench "$work/$name.yaml" --steps 0 2>/dev/null | grep '^{')"
       rm -rf "$work/out"
       T0=$(date +%s.%N) OMP_NUM_THREADS=$(nproc) HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 STOP_AT=$((steps + 2)) \
         "$python" "$peer/scripts/lf_run.py" "$work/$name.yaml" "$work/peer.json" > "$work/peer.log" 2>&1 \
@@ -81,12 +84,13 @@ for line in open(sys.argv[1]):
         continue
     who, name, _, result = line.split(" ", 3)
     runs.setdefault(name, {}).setdefault(who, []).append(json.loads(result))
-print("\n| | tallow tok/s | peer tok/s | ratio | tallow MiB | peer MiB | share | of our GEMM | start s | peer start s |")
-print("|---|---|---|---|---|---|---|---|---|---|")
+print("\n| | tallow tok/s | peer tok/s | ratio | tallow MiB | peer MiB | share | of our GEMM | start s | again s | peer start s |")
+print("|---|---|---|---|---|---|---|---|---|---|---|")
 for name, by in runs.items():
     middle = lambda who, key: statistics.median(run[key] for run in by[who])
     ours, theirs = middle("tallow", "tokens_per_s"), middle("peer", "real_tok_per_s")
     mib, peer_mib = middle("tallow", "peak_rss_mib"), middle("peer", "peak_rss_mib")
     print(f"| {name} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} | {mib:.0f} | {peer_mib:.0f} | {mib / peer_mib:.0%} "
-          f"| {middle('tallow', 'share_of_gemm'):.1%} | {middle('tallow', 'start_s'):.2f} | {middle('peer', 'train_begin_s'):.1f} |")
+          f"| {middle('tallow', 'share_of_gemm'):.1%} | {middle('tallow', 'start_s'):.2f} "
+          f"| {middle('again', 'start_s'):.2f} | {middle('peer', 'train_begin_s'):.1f} |")
 PY
