@@ -31,6 +31,7 @@ pub mod error;
 pub mod estimate;
 pub mod eval;
 pub mod finish;
+pub mod fit;
 pub mod flops;
 pub mod generate;
 pub mod linalg;

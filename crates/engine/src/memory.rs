@@ -114,6 +114,12 @@ pub fn layers_again(decoder: &Decoder, layers: usize, tokens: usize, budget: u64
     (all.saturating_sub(budget).div_ceil(each) as usize).min(layers)
 }
 
+/// Bytes that the layers keep of a pass of `tokens`, if they keep everything that backward reads.
+#[must_use]
+pub fn kept_at_most(decoder: &Decoder, tokens: usize) -> u64 {
+    decoder.config.num_hidden_layers as u64 * layer_token(decoder) * tokens as u64
+}
+
 /// Tokens of which all layers are kept within `budget` bytes.
 #[must_use]
 pub fn tokens_kept(decoder: &Decoder, budget: u64) -> usize {

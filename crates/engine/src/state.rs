@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::fit::Fit;
 use crate::watch::Watch;
 
 /// The file's name in a checkpoint.
@@ -28,6 +29,9 @@ pub struct State {
     /// BAdam: ordinal of the block that the moments belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
+    /// How much of it is computed at once.
+    #[serde(default)]
+    pub fit: Fit,
     /// What evaluations have decided.
     #[serde(default)]
     pub watch: Watch,

@@ -159,49 +159,6 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Keeps of the layers what there is room for, beside what is trained now. `auto_find_batch_size`: computes fewer rows at once
-    /// where the longest would not fit.
-    fn fit_into(&mut self, available: Option<u64>, io: &mut dyn Observer) -> Result<()> {
-        let decoder = &self.prepared.decoder;
-        let fixed = memory::fixed(decoder, &self.optimiser);
-        let free = available.map(|available| available.saturating_sub(fixed));
-        self.keep = match (self.config.activation_memory, free) {
-            _ if self.config.gradient_checkpointing => Keep::Inputs,
-            (Some(mib), _) => Keep::Within((mib as u64) << 20),
-            (None, Some(free)) => {
-                let batch = self.config.per_device_train_batch_size;
-                let tokens = batch * self.config.cutoff_len;
-                Keep::Within(memory::room(&decoder.config, tokens, free))
-            }
-            (None, None) => Keep::Intermediates,
-        };
-        let (Some(available), true) = (available, self.config.auto_find_batch_size) else {
-            return Ok(());
-        };
-        let each = memory::per_token(decoder, self.keep);
-        let lengths = self.prepared.train.lengths(self.config.cutoff_len);
-        let batch = self.config.per_device_train_batch_size;
-        let rows = memory::rows_that_fit(batch, &lengths, fixed, each, available);
-        self.rows_at_once = rows;
-        let longest = lengths.iter().max().copied().unwrap_or(0) as u64;
-        if fixed + each * longest > available {
-            io.warn(format!(
-                "a row of {longest} tokens may need {} MiB, and {} MiB are free: lower cutoff_len, or \
-                 use lora or an 8-bit optimiser",
-                (fixed + each * longest) >> 20,
-                available >> 20
-            ))?;
-        }
-        if rows == batch {
-            return Ok(());
-        }
-        io.say(format!(
-            "{} MiB are free: {rows} rows are computed at once instead of {batch}, and more often, so \
-             that a step is over the same rows",
-            available >> 20
-        ))
-    }
-
     /// Steps until the plan is done or a wish ends the run.
     fn steps(&mut self, io: &mut dyn Observer) -> Result<Outcome> {
         let mut reporter = Reporter::begin(self, io)?;

@@ -5,7 +5,7 @@
 #[path = "support/runs.rs"]
 mod runs;
 
-use runs::{config, run, tensors};
+use runs::{config, run, run_in, tensors};
 use serde_json::{Value, json};
 
 #[test]
@@ -52,5 +52,35 @@ fn one_pass_is_the_same_but_for_the_order_of_sums() {
         for (one, each) in one.iter().zip(&each) {
             assert!((one - each).abs() < 1e-5 * each.abs().max(1.0), "{method}: {one} {each}");
         }
+    }
+}
+
+/// Free memory decides which rows are computed together, and so which masks dropout draws for them: a run goes on as it
+/// was begun, however much is free by then, and says so where it cannot.
+#[test]
+fn a_resumed_run_computes_as_it_was_begun() {
+    const LITTLE: Option<u64> = Some(1);
+    const MUCH: Option<u64> = Some(1 << 36);
+    let losses = |more: &Value, begin: Option<u64>, resume: Option<u64>| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut all = json!({
+            "max_steps": 4, "finetuning_type": "lora", "lora_dropout": 0.5,
+            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+        });
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let config = config(dir.path(), all);
+        let (_, first) = run_in(begin, &config, Some(2));
+        let (_, then) = run_in(resume, &config, None);
+        let all: Vec<f64> =
+            [&first, &then].iter().flat_map(|w| w.metric("loss").into_values()).collect();
+        (all, then.said().contains("not bit for bit"))
+    };
+    for more in [json!({"finetuning_type": "full"}), json!({"auto_find_batch_size": true})] {
+        let [(little, _), (much, _)] = [LITTLE, MUCH].map(|memory| losses(&more, memory, memory));
+        assert_ne!(little, much, "{more}: memory decides nothing here");
+        assert_eq!(losses(&more, LITTLE, MUCH), (little.clone(), false), "{more}");
+        assert_eq!(losses(&more, LITTLE, None), (little, false), "{more}");
+        let (worse, told) = losses(&more, MUCH, LITTLE);
+        assert!(told && worse != much && worse[..2] == much[..2], "{more}: {worse:?} {much:?}");
     }
 }

@@ -118,7 +118,12 @@ pub fn around() -> Surroundings {
 
 /// Trains; with `stop_after`, only so far.
 pub fn run(config: &Config, stop_after: Option<u64>) -> (Outcome, Watch) {
-    let around = around();
+    run_in(None, config, stop_after)
+}
+
+/// As [`run`], where so many bytes of memory are free.
+pub fn run_in(memory: Option<u64>, config: &Config, stop_after: Option<u64>) -> (Outcome, Watch) {
+    let around = Surroundings { memory, ..around() };
     let mut watch = Watch { stop_after, ..Watch::default() };
     let outcome = train(config, &around, &mut watch).unwrap();
     (outcome, watch)
