@@ -274,16 +274,23 @@ fn surroundings(config: &Config) -> Surroundings {
 }
 
 /// Bytes that this process may still take: what the machine has, or less where its control group
-/// has a limit.
+/// has a limit. Files that are only kept in memory until it is needed count as free.
 fn free_memory() -> Option<u64> {
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let table = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let machine = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024;
-    let group = number("/sys/fs/cgroup/memory.max")
-        .zip(number("/sys/fs/cgroup/memory.current"))
-        .map(|(limit, used)| limit.saturating_sub(used));
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let machine = entry(&read("/proc/meminfo")?, "MemAvailable:")?.checked_mul(1024)?;
+    let group = |file: &str| read(&format!("/sys/fs/cgroup/memory.{file}"));
+    let number = |file: &str| group(file)?.trim().parse::<u64>().ok();
+    let files = group("stat").and_then(|stat| entry(&stat, "inactive_file ")).unwrap_or(0);
+    let group = number("max")
+        .zip(number("current"))
+        .map(|(limit, used)| limit.saturating_sub(used.saturating_sub(files)));
     Some(group.map_or(machine, |group| group.min(machine)))
+}
+
+/// The number of a table's line that begins so.
+fn entry(table: &str, name: &str) -> Option<u64> {
+    let line = table.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Where encoded rows are kept: what the server says, else the user's cache folder.

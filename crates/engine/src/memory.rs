@@ -34,18 +34,12 @@ pub fn fixed(decoder: &Decoder, optimiser: &Optimiser) -> u64 {
     decoder.params.iter().map(of).sum::<u64>() + HEAD + RESERVE
 }
 
-/// Bytes for each token of a micro-batch.
+/// Bytes for each token of a micro-batch, at least: what there is no room for is computed again.
 #[must_use]
-pub fn per_token(decoder: &Decoder, keep: Keep) -> u64 {
+pub fn per_token(decoder: &Decoder) -> u64 {
     let config = &decoder.config;
-    let layers = config.num_hidden_layers as u64;
-    let (layer, input) = (layer_token(decoder), 4 * config.hidden_size as u64);
-    let kept = match keep {
-        Keep::Intermediates => layers * layer,
-        // The rest is computed again where there is no room for it.
-        Keep::Inputs | Keep::Within(_) => layers * input + layer,
-    };
-    kept + passing_token(config)
+    let (layers, input) = (config.num_hidden_layers as u64, 4 * config.hidden_size as u64);
+    layers * input + layer_token(decoder) + passing_token(config)
 }
 
 /// What a micro-batch of `tokens` may keep of the layers, in bytes, where `available` are left when
@@ -219,7 +213,7 @@ mod tests {
         assert_eq!(tokens_kept(&decoder, 4 * layer - 1), 9);
         decoder.set_precision(crate::ops::matmul::Precision::Bf16);
         assert_eq!(layer_token(&decoder) * 10, layer - 2 * 2 * 128 * 10);
-        assert!(per_token(&decoder, Keep::Within(0)) < per_token(&decoder, Keep::Intermediates));
+        assert!(per_token(&decoder) < kept_at_most(&decoder, 1) + passing_token(&config));
     }
 
     /// What a pass of `tokens` needs at most beside weights, moments and the outer gradients, layer by layer: `later`

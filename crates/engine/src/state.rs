@@ -29,9 +29,9 @@ pub struct State {
     /// BAdam: ordinal of the block that the moments belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
-    /// How much of it is computed at once.
-    #[serde(default)]
-    pub fit: Fit,
+    /// How much of it is computed at once; `None` before it begins, and in checkpoints of versions that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
     /// What evaluations have decided.
     #[serde(default)]
     pub watch: Watch,

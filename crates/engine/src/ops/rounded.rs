@@ -77,18 +77,27 @@ mod tests {
     fn products_of_rounded_operands_are_those_of_their_values() {
         for (t, d, o) in [(1, 1, 1), (3, 5, 7), (33, 64, 48), (130, 96, 257), (40, 2305, 32)] {
             let (x, w, dy) = (random(1, (t, d)), random(2, (o, d)), random(3, (t, o)));
-            let [x16, dy16] = [&x, &dy].map(|x| x.to_dtype(DType::BF16).unwrap());
-            let [x, dy] = [&x, &dy].map(rounded);
+            let [x16, w16, dy16] = [&x, &w, &dy].map(|x| x.to_dtype(DType::BF16).unwrap());
+            let [x, w, dy] = [&x, &w, &dy].map(rounded);
             for precision in [Precision::Bf16, Precision::F32] {
                 let want = matmul::forward(precision, &x, &w).unwrap();
-                close(&matmul::forward(precision, &x16, &w).unwrap(), &want, 1e-6);
+                for (x_is, w_is) in [(&x16, &w), (&x, &w16), (&x16, &w16)] {
+                    close(&matmul::forward(precision, x_is, w_is).unwrap(), &want, 1e-6);
+                    let [got, want] = [(x_is, w_is), (&x, &w)].map(|(x, w)| {
+                        let y = random(6, (t, o));
+                        matmul::forward_add(precision, y, 0.5, x, w).unwrap()
+                    });
+                    close(&got, &want, 1e-6);
+                }
                 let start = random(4, (t, d));
                 for into in [None, Some(start)] {
-                    let [a, b] = [&dy16, &dy].map(|dy| {
+                    let grad = |dy: &Tensor, w: &Tensor| {
                         let into = into.as_ref().map(|start| start.copy().unwrap());
-                        matmul::input_grad(precision, into, 0.5, dy, &w).unwrap()
-                    });
-                    close(&a, &b, 1e-6);
+                        matmul::input_grad(precision, into, 0.5, dy, w).unwrap()
+                    };
+                    for (dy_is, w_is) in [(&dy16, &w), (&dy, &w16), (&dy16, &w16)] {
+                        close(&grad(dy_is, w_is), &grad(&dy, &w), 1e-6);
+                    }
                 }
                 for (dy_is, x_is) in [(&dy16, &x), (&dy, &x16), (&dy16, &x16)] {
                     let [mut got, mut want] = [5, 5].map(|seed| random(seed, (o, d)));

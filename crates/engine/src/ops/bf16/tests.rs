@@ -213,6 +213,13 @@ fn tiles_are_the_portable_ones() {
         -1e-40,
     ];
     data[..odd.len()].copy_from_slice(&odd);
+    for scale in [1.0, 0.75] {
+        tiles_are(&data, scale);
+        tiles_are(&data.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>(), scale);
+    }
+}
+
+fn tiles_are<T: Number>(data: &[T], scale: f32) {
     let nan = |bits: u32| {
         let is = |bits: u32| f32::from_bits(bits).is_nan();
         is(bits << 16) || is(bits & 0xffff_0000)
@@ -222,8 +229,7 @@ fn tiles_are_the_portable_ones() {
     for (lanes, terms) in shapes {
         for (lane_stride, term_stride) in [(75, 1), (1, 50)] {
             for (form, limbs) in FORMS {
-                let scale = 1.0;
-                let source = Source { data: &data, lane_stride, term_stride, lanes, terms, scale };
+                let source = Source { data, lane_stride, term_stride, lanes, terms, scale };
                 let count = usize::div_ceil(lanes, SIDE) * limbs.tiles(terms);
                 let (mut got, mut want) =
                     (vec![Tile([9; 256]); count], vec![Tile([8; 256]); count]);
