@@ -100,9 +100,11 @@ impl Run<'_> {
     /// Bytes that the layers keep of the largest micro-batch there may be, if they keep all that backward reads.
     fn kept_at_most(&self) -> u64 {
         let mut lengths = self.prepared.train.lengths(self.config.cutoff_len);
-        lengths.sort_unstable_by_key(|length| std::cmp::Reverse(*length));
-        let largest = lengths.iter().take(self.config.per_device_train_batch_size).sum();
-        memory::kept_at_most(&self.prepared.decoder, largest)
+        let rows = lengths.len().min(self.config.per_device_train_batch_size);
+        if rows > 0 {
+            lengths.select_nth_unstable_by_key(rows - 1, |length| std::cmp::Reverse(*length));
+        }
+        memory::kept_at_most(&self.prepared.decoder, lengths[..rows].iter().sum())
     }
 
     /// `auto_find_batch_size`: what it found.
