@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles the whole program for aarch64 Linux, and runs unit tests of the engine there under qemu, with the CPU's bf16
-# instructions: those of its operations, or what the filters say. On such a machine it runs them as they are.
+# Compiles the whole program for aarch64 Linux, and runs the engine's unit tests there under qemu, with the CPU's bf16
+# instructions. On such a machine it runs them as they are.
 # Usage: scripts/check_aarch64.sh [TEST FILTERS ...]
 #
 # Needs root and Debian's debootstrap: the compiler, its standard library for aarch64, the C cross compiler and qemu come
@@ -8,9 +8,8 @@
 # toolchain may have no other targets. Crates come from this machine's cargo cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-filters=("${@:-ops::}")
 if [ "$(uname -m)" = aarch64 ]; then
-  exec cargo test --release --locked -p engine --lib -- "${filters[@]}"
+  exec cargo test --release --locked -p engine --lib -- "$@"
 fi
 
 readonly dir=$(realpath -m "${TALLOW_CACHE:-$HOME/.cache/tallow}/debian-aarch64") target=aarch64-unknown-linux-gnu
@@ -57,4 +56,4 @@ mkdir -p "$dir/target" "$root/source" "$root/output" "$root/cargo/registry"
 cargo fetch --locked --quiet
 inside check --release --locked --workspace --target "$target"
 inside check --release --locked -p engine -p run --all-targets --target "$target"
-inside test --release --locked -p engine --lib --target "$target" -- "${filters[@]}"
+inside test --release --locked -p engine --lib --target "$target" -- "$@"
