@@ -89,6 +89,21 @@ impl Usage {
     }
 }
 
+/// Bytes that this process may still take: what the machine has, or less where its control group
+/// has a limit. Files that are only kept in memory until it is needed count as free.
+#[must_use]
+pub fn free_memory() -> Option<u64> {
+    let machine = in_kibibytes(&read("/proc/meminfo"), "MemAvailable")?;
+    let group = |file: &str| read(&format!("/sys/fs/cgroup/memory.{file}"));
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let stat = group("stat");
+    let files = stat.lines().find_map(|line| number(line.strip_prefix("inactive_file ")?));
+    let group = number(&group("max"))
+        .zip(number(&group("current")))
+        .map(|(limit, used)| limit.saturating_sub(used.saturating_sub(files.unwrap_or(0))));
+    Some(group.map_or(machine, |group| group.min(machine)))
+}
+
 /// Whether a file can be made in that folder.
 #[must_use]
 pub fn is_writable(folder: &Path) -> bool {
@@ -117,8 +132,12 @@ fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
 }
 
 fn kibibytes(text: &str, name: &str) -> u64 {
-    let value = field(text, name).and_then(|value| value.split(' ').next()?.parse::<u64>().ok());
-    value.unwrap_or(0) * 1024
+    in_kibibytes(text, name).unwrap_or(0)
+}
+
+/// Bytes, where there is such a line.
+fn in_kibibytes(text: &str, name: &str) -> Option<u64> {
+    field(text, name)?.split(' ').next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The engine behind the worker's [`Desk`]: with `cli` the only place that calls it.
 
 use std::env;
-use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -24,7 +23,7 @@ use serde_json::json;
 use super::log::Log;
 use super::{Desk, Ended, Failure};
 use crate::clock::{Clock, SystemClock};
-use crate::machine::Usage;
+use crate::machine::{self, Usage};
 
 /// Trains as the arguments say.
 ///
@@ -269,28 +268,8 @@ fn surroundings(config: &Config) -> Surroundings {
         hub: hub_caches(),
         started_unix_s: started(config),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
-        memory: free_memory(),
+        memory: machine::free_memory(),
     }
-}
-
-/// Bytes that this process may still take: what the machine has, or less where its control group
-/// has a limit. Files that are only kept in memory until it is needed count as free.
-fn free_memory() -> Option<u64> {
-    let read = |path: &str| fs::read_to_string(path).ok();
-    let machine = entry(&read("/proc/meminfo")?, "MemAvailable:")?.checked_mul(1024)?;
-    let group = |file: &str| read(&format!("/sys/fs/cgroup/memory.{file}"));
-    let number = |file: &str| group(file)?.trim().parse::<u64>().ok();
-    let files = group("stat").and_then(|stat| entry(&stat, "inactive_file ")).unwrap_or(0);
-    let group = number("max")
-        .zip(number("current"))
-        .map(|(limit, used)| limit.saturating_sub(used.saturating_sub(files)));
-    Some(group.map_or(machine, |group| group.min(machine)))
-}
-
-/// The number of a table's line that begins so.
-fn entry(table: &str, name: &str) -> Option<u64> {
-    let line = table.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Where encoded rows are kept: what the server says, else the user's cache folder.

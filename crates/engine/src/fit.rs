@@ -43,27 +43,9 @@ impl Run<'_> {
     /// # Errors
     /// When what is decided cannot be written down.
     pub(crate) fn fit_into(&mut self, available: Option<u64>, io: &mut dyn Observer) -> Result<()> {
-        let (now, most) = (self.fit_now(available), self.kept_at_most());
-        let begun = self.state.fit.filter(|begun| begun.of == now.of);
-        let fit = match begun {
-            Some(begun) if begun.is_beyond(&now, most) => {
-                io.warn(
-                    "less memory is free than when the run began: less of it is computed at once, and it goes on, but \
-                     not bit for bit as without the interruption"
-                        .into(),
-                )?;
-                now
-            }
-            Some(begun) => {
-                if begun.kept(most) < now.kept(most) || begun.rows < now.rows {
-                    io.say(
-                        "as much is computed at once as when the run began, when less memory was free; \
-                         activation_memory asks for more"
-                            .into(),
-                    )?;
-                }
-                begun
-            }
+        let now = self.fit_now(available, io)?;
+        let fit = match self.state.fit.filter(|begun| begun.of == now.of) {
+            Some(begun) => self.fit_again(begun, now, io)?,
             None => *self.state.fit.insert(now),
         };
         self.rows_at_once = fit.rows;
@@ -72,29 +54,67 @@ impl Run<'_> {
             Some(mib) => Keep::Within((mib as u64) << 20),
             None => fit.room.map_or(Keep::Intermediates, Keep::Within),
         };
-        match available {
-            Some(available) if self.config.auto_find_batch_size => self.tell_rows(available, io),
-            _ => Ok(()),
+        let batch = self.config.per_device_train_batch_size;
+        let Some(available) = available.filter(|_| self.config.auto_find_batch_size) else {
+            return Ok(());
+        };
+        if fit.rows == batch {
+            return Ok(());
         }
+        io.say(format!(
+            "{} rows are computed at once instead of {batch}, and more often, so that a step is over the same rows \
+             ({} MiB are free)",
+            fit.rows,
+            available >> 20
+        ))
     }
 
-    /// What there is room for.
-    fn fit_now(&self, available: Option<u64>) -> Fit {
+    /// What there is room for; warns where not even a row may fit.
+    fn fit_now(&self, available: Option<u64>, io: &mut dyn Observer) -> Result<Fit> {
         let (batch, cutoff) = (self.config.per_device_train_batch_size, self.config.cutoff_len);
         let everything = Fit { of: (batch, cutoff), room: None, rows: batch };
-        let Some(available) = available else { return everything };
+        let Some(available) = available else { return Ok(everything) };
         let decoder = &self.prepared.decoder;
         let fixed = memory::fixed(decoder, &self.optimiser);
         let asked = self.config.gradient_checkpointing || self.config.activation_memory.is_some();
         let free = available.saturating_sub(fixed);
         let room = (!asked).then(|| memory::room(&decoder.config, batch * cutoff, free));
         if !self.config.auto_find_batch_size {
-            return Fit { room, ..everything };
+            return Ok(Fit { room, ..everything });
         }
-        let lengths = self.prepared.train.lengths(cutoff);
-        let each = memory::per_token(decoder);
+        let (lengths, each) = (self.prepared.train.lengths(cutoff), memory::per_token(decoder));
+        let longest = lengths.iter().max().copied().unwrap_or(0) as u64;
+        if fixed + each * longest > available {
+            io.warn(format!(
+                "a row of {longest} tokens may need {} MiB, and {} MiB are free: lower cutoff_len, or use lora or an \
+                 8-bit optimiser",
+                (fixed + each * longest) >> 20,
+                available >> 20
+            ))?;
+        }
         let rows = memory::rows_that_fit(batch, &lengths, fixed, each, available);
-        Fit { room, rows, ..everything }
+        Ok(Fit { room, rows, ..everything })
+    }
+
+    /// What a resumed run goes on with: as it was begun, if there is still room for that.
+    fn fit_again(&self, begun: Fit, now: Fit, io: &mut dyn Observer) -> Result<Fit> {
+        let most = self.kept_at_most();
+        if begun.is_beyond(&now, most) {
+            io.warn(
+                "less memory is free than when the run began: less of it is computed at once, and it goes on, but not \
+                 bit for bit as without the interruption"
+                    .into(),
+            )?;
+            return Ok(now);
+        }
+        if begun.kept(most) < now.kept(most) || begun.rows < now.rows {
+            io.say(
+                "as much is computed at once as when the run began, when less memory was free; activation_memory asks \
+                 for more"
+                    .into(),
+            )?;
+        }
+        Ok(begun)
     }
 
     /// Bytes that the layers keep of the largest micro-batch there may be, if they keep all that backward reads.
@@ -105,30 +125,6 @@ impl Run<'_> {
             lengths.select_nth_unstable_by_key(rows - 1, |length| std::cmp::Reverse(*length));
         }
         memory::kept_at_most(&self.prepared.decoder, lengths[..rows].iter().sum())
-    }
-
-    /// `auto_find_batch_size`: what it found.
-    fn tell_rows(&self, available: u64, io: &mut dyn Observer) -> Result<()> {
-        let decoder = &self.prepared.decoder;
-        let lengths = self.prepared.train.lengths(self.config.cutoff_len);
-        let longest = lengths.iter().max().copied().unwrap_or(0) as u64;
-        let needed = memory::fixed(decoder, &self.optimiser) + memory::per_token(decoder) * longest;
-        let (batch, rows, free) =
-            (self.config.per_device_train_batch_size, self.rows_at_once, available >> 20);
-        if needed > available {
-            io.warn(format!(
-                "a row of {longest} tokens may need {} MiB, and {free} MiB are free: lower cutoff_len, or use lora or \
-                 an 8-bit optimiser",
-                needed >> 20
-            ))?;
-        }
-        if rows == batch {
-            return Ok(());
-        }
-        io.say(format!(
-            "{rows} rows are computed at once instead of {batch}, and more often, so that a step is over the same rows \
-             ({free} MiB are free)"
-        ))
     }
 }
 

@@ -117,8 +117,7 @@ pub fn kept_at_most(decoder: &Decoder, tokens: usize) -> u64 {
 /// Tokens of which all layers are kept within `budget` bytes.
 #[must_use]
 pub fn tokens_kept(decoder: &Decoder, budget: u64) -> usize {
-    let layers = decoder.config.num_hidden_layers as u64;
-    (budget / (layers * layer_token(decoder)).max(1)) as usize
+    (budget / kept_at_most(decoder, 1).max(1)) as usize
 }
 
 /// Bytes that a layer keeps of each token.

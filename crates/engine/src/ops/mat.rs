@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use half::bf16;
+use half::slice::HalfFloatSliceExt;
 
 use super::bf16::{Lanes, Operand};
 use crate::error::Result;
@@ -123,8 +124,7 @@ impl<'a> Side<'a> {
         match self {
             Self::Whole(mat) => mat,
             Self::Rounded(Mat { data, rows, cols, row_stride, col_stride }) => {
-                copy.clear();
-                copy.extend(data.iter().map(|x| x.to_f32()));
+                *copy = data.to_f32_vec();
                 Mat { data: copy, rows, cols, row_stride, col_stride }
             }
         }

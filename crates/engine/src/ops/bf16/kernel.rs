@@ -195,7 +195,7 @@ impl Unit {
                     for (i, a) in [a.0, a.1].into_iter().enumerate() {
                         for (j, b) in [b.0, b.1].into_iter().enumerate() {
                             let start = place.start.add(SIDE * (i * place.stride + j));
-                            let sums = self.tile(limbs, a, b);
+                            let sums = portable(limbs, a, b);
                             write(&sums, SIDE, (SIDE, SIDE), Place { start, ..place });
                         }
                     }

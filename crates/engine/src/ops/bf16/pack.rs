@@ -130,14 +130,17 @@ pub(super) fn plain<T: Number>(source: &Source<'_, T>, form: Form, tiles: &mut [
     let steps = Limbs::One.tiles(source.terms).max(1);
     for (i, tile) in tiles.iter_mut().enumerate() {
         let (lane, term) = (i / steps * SIDE, i % steps * STEP);
-        let lanes = SIDE.min(source.lanes - lane);
-        let terms = STEP.min(source.terms - term);
-        let from = &source.data[lane * source.lane_stride + term * source.term_stride..];
+        let block = Source {
+            data: &source.data[lane * source.lane_stride + term * source.term_stride..],
+            lanes: SIDE.min(source.lanes - lane),
+            terms: STEP.min(source.terms - term),
+            ..*source
+        };
         let lies = if source.term_stride == 1 {
-            by_lane(from, source.lane_stride, (lanes, terms), source.scale, tile);
+            by_lane(&block, tile);
             Form::Left
         } else {
-            by_term(from, source.term_stride, (lanes, terms), source.scale, tile);
+            by_term(&block, tile);
             Form::Right
         };
         if lies != form {
@@ -147,44 +150,45 @@ pub(super) fn plain<T: Number>(source: &Source<'_, T>, form: Form, tiles: &mut [
 }
 
 /// Rounds lanes whose terms lie side by side: a left tile.
-fn by_lane<T: Number>(
-    from: &[T],
-    stride: usize,
-    (lanes, terms): (usize, usize),
-    scale: f32,
-    tile: &mut Tile,
-) {
+fn by_lane<T: Number>(block: &Source<'_, T>, tile: &mut Tile) {
     for (lane, to) in tile.0.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
         let mut row = [0; STEP];
-        if lane < lanes {
-            round_all(&from[lane * stride..][..terms], scale, &mut row);
+        if lane < block.lanes {
+            round_all(
+                &block.data[lane * block.lane_stride..][..block.terms],
+                block.scale,
+                &mut row,
+            );
         }
         for (to, [low, high]) in to.iter_mut().zip(row.as_chunks().0) {
-            *to = u32::from(*low) | u32::from(*high) << 16;
+            *to = pair(*low, *high);
         }
     }
 }
 
 /// Rounds terms whose lanes lie side by side: a right tile.
-fn by_term<T: Number>(
-    from: &[T],
-    stride: usize,
-    (lanes, terms): (usize, usize),
-    scale: f32,
-    tile: &mut Tile,
-) {
-    for (pair, to) in tile.0.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
-        let [low, high] = [2 * pair, 2 * pair + 1].map(|term| {
+fn by_term<T: Number>(block: &Source<'_, T>, tile: &mut Tile) {
+    for (two, to) in tile.0.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        let [low, high] = [2 * two, 2 * two + 1].map(|term| {
             let mut row = [0; SIDE];
-            if term < terms {
-                round_all(&from[term * stride..][..lanes], scale, &mut row);
+            if term < block.terms {
+                round_all(
+                    &block.data[term * block.term_stride..][..block.lanes],
+                    block.scale,
+                    &mut row,
+                );
             }
             row
         });
         for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
-            *to = u32::from(low) | u32::from(high) << 16;
+            *to = pair(low, high);
         }
     }
+}
+
+/// Two terms that follow each other.
+fn pair(low: u16, high: u16) -> u32 {
+    u32::from(low) | u32::from(high) << 16
 }
 
 fn round_all<T: Number>(from: &[T], scale: f32, to: &mut [u16]) {
